@@ -1,0 +1,73 @@
+"""What all cells of one network have in common."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from nasb.errors import UserError, unknown_name
+
+ACTIVATIONS = ("none", "prelu", "rprelu")
+SHORTCUTS = ("auto", "adapt", "conv")
+WEIGHT_SCALES = ("none", "mean", "learned")
+SURROGATES = ("clipped_identity", "polynomial", "tanh_annealed", "identity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellConfig:
+    """Options of the NASB cell, the same for every cell of a network. The defaults are Bi-Real Net's published form."""
+
+    nodes: int = 1
+    """Inside nodes of the cell, 0 to 2 (0 leaves the edges from the input to the output)."""
+    bases: int = 1
+    """Binary bases K of the backbone: 1 is a single binary CNN, more a multiple one."""
+    activation: str = "none"
+    """What follows the cell's sum: none (published Bi-Real Net), prelu or rprelu."""
+    shortcut: str = "auto"
+    """Shortcut of a cell that changes shape: conv (average pooling, real 1x1, batch norm), adapt (no parameters), or auto: as the host had it."""
+    learned_threshold: bool = False
+    """Learn a threshold per channel for each binarization (RSign) instead of 0."""
+    weight_scale: str = "none"
+    """Scale of the binary weights: none, mean or learned. Each binary convolution ends in a batch norm, which absorbs it."""
+    surrogate: str = "polynomial"
+    """Surrogate gradient of the activations' sign."""
+    pad_value: int = 0
+    """What the border of a binary convolution contributes: 0, or 1 / -1 for networks that were published so."""
+    branch_gain: float = 1 / 3
+    """Start of the batch norms' gamma in each branch that is added to the shortcut."""
+
+    def __post_init__(self) -> None:
+        for key, accepted in (
+            ("activation", ACTIVATIONS),
+            ("shortcut", SHORTCUTS),
+            ("weight_scale", WEIGHT_SCALES),
+            ("surrogate", SURROGATES),
+        ):
+            if getattr(self, key) not in accepted:
+                raise UserError(f"cell.{key}: {unknown_name(key, getattr(self, key), accepted)}")
+        for key, accepted_numbers in (("nodes", (0, 1, 2)), ("bases", range(1, 17)), ("pad_value", (-1, 0, 1))):
+            value = getattr(self, key)
+            if isinstance(value, bool) or value not in accepted_numbers:
+                numbers = ", ".join(map(str, accepted_numbers))
+                raise UserError(f"cell.{key} is {value!r}; accepted: {numbers}")
+        if not isinstance(self.learned_threshold, bool):
+            raise UserError(f"cell.learned_threshold is {self.learned_threshold!r}; accepted: true, false")
+        if not isinstance(self.branch_gain, int | float) or not 0 < self.branch_gain <= 10:
+            raise UserError(f"cell.branch_gain is {self.branch_gain!r}; give a number above 0, at most 10")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: object, where: str) -> "CellConfig":
+        """Read the options back; `where` leads the error messages.
+
+        Raises:
+            UserError: not a mapping, an unknown key, or a value that is not accepted.
+        """
+        if not isinstance(values, dict):
+            raise UserError(f"{where} must be a mapping, not {type(values).__name__}")
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise UserError(f"{where}: {unknown_name('key', key, known)}")
+        return cls(**values)

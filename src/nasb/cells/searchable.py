@@ -1,0 +1,114 @@
+"""The searchable twin of the cell: every candidate present on every edge, and alpha, the logits that choose among them.
+
+What an edge computes is set from outside, by a search strategy: `select(active, gates)` names the candidates that run and
+what they are multiplied by. A fresh edge runs the full mixture, weighted by softmax(alpha).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nasb.cells.adapt import ConvShape
+from nasb.cells.architecture import Edge, node_pairs
+from nasb.cells.cell import Cell, EdgeKey, edge_shape
+from nasb.cells.config import CellConfig
+from nasb.cells.operations import NONE, OPERATIONS
+
+
+class SearchableEdge(nn.Module):
+    """All candidates of one edge.
+
+    Args:
+        names: the candidates, "none" first.
+        shape: what they have to give.
+        config: options of the network's cells.
+    """
+
+    def __init__(self, names: Sequence[str], shape: ConvShape, config: CellConfig) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.bops = tuple(OPERATIONS[name].bops(shape) for name in names)
+        built = {name: OPERATIONS[name].build(shape, config) for name in names}
+        self.candidates = nn.ModuleDict({name: module for name, module in built.items() if module is not None})
+        self.alpha = nn.Parameter(torch.zeros(len(names)))
+        self._active: tuple[int, ...] | None = None
+        self._gates: Tensor | None = None
+
+    def select(self, active: Sequence[int] | None, gates: Tensor | None = None) -> None:
+        """Choose what runs: the indices of candidates, and their factors [len(names)] (None: 1). None: the mixture."""
+        self._active = None if active is None else tuple(active)
+        self._gates = gates
+
+    def connects(self) -> bool:
+        """Return whether anything but none runs at the moment."""
+        return len(self.names) > 1 and (self._active is None or any(self.names[i] != NONE for i in self._active))
+
+    def forward(self, read: Callable[[], Tensor]) -> Tensor | None:
+        """Return the sum of the active candidates, each times its gate; None if there are none."""
+        active, gates = self._active, self._gates
+        if active is None:
+            active, gates = tuple(range(len(self.names))), self.alpha.softmax(0)
+        total: Tensor | None = None
+        for index in active:
+            if self.names[index] == NONE:
+                continue
+            y: Tensor = self.candidates[self.names[index]](read())
+            if gates is not None:
+                y = y * gates[index]
+            total = y if total is None else total + y
+        return total
+
+
+def searchable_edges(shape: ConvShape, config: CellConfig, operations: Sequence[str] | None) -> dict[EdgeKey, nn.Module]:
+    """Build every edge of a searchable cell with the candidates that fit there.
+
+    Args:
+        shape: the convolution whose place the cell takes.
+        config: options of the network's cells.
+        operations: the candidates (None: all that are registered); "none" is always one.
+
+    Returns:
+        Edges with at least one candidate besides none. There is no identity from input to output: the shortcut is there.
+    """
+    edges: dict[EdgeKey, nn.Module] = {}
+    chosen = [name for name in (OPERATIONS if operations is None else operations) if name != NONE]
+    for source, target in node_pairs(config.nodes):
+        wanted = edge_shape(shape, source)
+        for paid in (False, True):
+            names = [
+                name
+                for name in chosen
+                if OPERATIONS[name].paid == paid
+                and OPERATIONS[name].fits(wanted)
+                and not (name == "identity" and source == 0 and target == config.nodes + 1)
+            ]
+            if names:
+                edges[source, target, paid] = SearchableEdge([NONE, *names], wanted, config)
+    return edges
+
+
+def searchable_cells(network: nn.Module) -> dict[str, Cell]:
+    """Return the cells of a searchable network by qualified name."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, Cell)}
+
+
+def named_edges(network: nn.Module) -> Iterator[tuple[str, EdgeKey, SearchableEdge]]:
+    """Yield (cell's name, edge's key, edge) for every searchable edge of a network."""
+    for name, cell in searchable_cells(network).items():
+        for key in cell.edge_keys:
+            edge = cell.edge(key)
+            if isinstance(edge, SearchableEdge):
+                yield name, key, edge
+
+
+def most_probable(cell: Cell) -> tuple[Edge, ...]:
+    """Return a cell's most probable operation on each edge ("none" left out), unpruned."""
+    chosen = []
+    for source, target, paid in cell.edge_keys:
+        edge = cell.edge((source, target, paid))
+        if isinstance(edge, SearchableEdge):
+            name = edge.names[int(edge.alpha.argmax())]
+            if name != NONE:
+                chosen.append(Edge(source, target, name))
+    return tuple(chosen)

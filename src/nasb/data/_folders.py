@@ -1,0 +1,96 @@
+"""Folders of images: root/<part>/<class>/..., listed and checked before any image is opened."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from nasb.data._reading import known_extensions
+from nasb.data._sources import FileImages, Source
+from nasb.errors import UserError
+
+
+def image_folder(root: str, *, validation: tuple[str, ...], test: str) -> Source:
+    """List the images under root/train and, where they exist, a validation folder and a test folder.
+
+    Hidden files and folders (".DS_Store", ".ipynb_checkpoints") and files whose ending is no image's are left
+    out.
+
+    Args:
+        root: the folder; "~" is the home folder.
+        validation: names that the validation folder may have (one of them, or none).
+        test: name of the test folder.
+    Raises:
+        UserError: no root, no train/, no classes, an empty class, or a part whose classes are not those of train/.
+    """
+    folder = existing_folder(root)
+    if not (folder / "train").is_dir():
+        raise UserError(f'data.root "{root}" has no folder train/; put the training images into train/<class>/')
+    class_names = _class_names(folder / "train")
+    if len(class_names) < 2:
+        found = f'only the class "{class_names[0]}"' if class_names else "no class folders"
+        raise UserError(f'"{folder / "train"}" has {found}; put the images of each class into train/<class>/')
+    names = {"train": "train"}
+    present = [name for name in validation if (folder / name).is_dir()]
+    if len(present) > 1:
+        raise UserError(f'data.root "{root}" has both {"/ and ".join(present)}/; keep one of them for validation')
+    if present:
+        names["validation"] = present[0]
+    if (folder / test).is_dir():
+        names["test"] = test
+    for name in names.values():
+        _check_same_classes(folder / name, class_names)
+    return Source(class_names, {part: _list_images(folder / name, class_names) for part, name in names.items()})
+
+
+def existing_folder(root: str) -> Path:
+    """Return the folder `root`.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise UserError(f'data.root "{root}" {problem}; give the folder that holds the data')
+    return folder
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    with os.scandir(folder) as entries:
+        return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
+
+
+def _check_same_classes(folder: Path, class_names: tuple[str, ...]) -> None:
+    found = _class_names(folder)
+    extra, missing = sorted(set(found) - set(class_names)), sorted(set(class_names) - set(found))
+    if extra:
+        raise UserError(
+            f'"{folder}" has the class "{extra[0]}", which train/ has not; every part needs the same classes'
+        )
+    if missing:
+        raise UserError(f'"{folder}" lacks the class "{missing[0]}" of train/; every part needs the same classes')
+
+
+def _list_images(folder: Path, class_names: tuple[str, ...]) -> FileImages:
+    paths: list[str] = []
+    counts_C = []
+    for name in class_names:
+        found = _image_files(folder / name)
+        if not found:
+            raise UserError(f'class "{name}" in "{folder}" has no images; add some, or remove the folder')
+        paths += found
+        counts_C.append(len(found))
+    return FileImages(paths, np.repeat(np.arange(len(class_names), dtype=np.int64), counts_C))
+
+
+def _image_files(folder: Path) -> list[str]:
+    """Return the paths of all images in a folder and the folders in it, in one order on every machine."""
+    endings = known_extensions()
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in endings:  # noqa: PTH122 - a million files
+                found.append(f"{place}{os.sep}{name}")
+    return sorted(found)

@@ -1,0 +1,23 @@
+"""Hosts (plain real CNNs), convert(): host to binary or searchable network, and the registry of both."""
+
+from nasb.networks.registry import (
+    HOSTS,
+    build_architecture,
+    create_host,
+    create_network,
+    describe_network,
+    host_defaults,
+    list_networks,
+    register_host,
+)
+
+__all__ = [
+    "HOSTS",
+    "build_architecture",
+    "create_host",
+    "create_network",
+    "describe_network",
+    "host_defaults",
+    "list_networks",
+    "register_host",
+]

@@ -1,0 +1,35 @@
+"""The plan of a conversion: what became of every convolution of the host, and why."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One layer of the host: its qualified name, what it is, what it becomes, and the reason."""
+
+    layer: str
+    kind: str
+    becomes: str
+    reason: str
+
+
+@dataclass
+class Plan:
+    """All rows, in the order of execution."""
+
+    rows: list[PlanRow] = field(default_factory=list)
+
+    def add(self, layer: str, kind: str, becomes: str, reason: str) -> None:
+        """Append a row."""
+        self.rows.append(PlanRow(layer, kind, becomes, reason))
+
+    def becoming(self, becomes: str) -> list[str]:
+        """Return the layers that become that."""
+        return [row.layer for row in self.rows if row.becomes == becomes]
+
+    def __str__(self) -> str:
+        table = [("layer", "is", "becomes", "because"), *((r.layer, r.kind, r.becomes, r.reason) for r in self.rows)]
+        widths = [max(len(row[column]) for row in table) for column in range(4)]
+        return "\n".join(
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table
+        )

@@ -1,0 +1,202 @@
+"""The names under which networks are made: hosts, and the conversions of each host.
+
+For a host ``resnet18`` there are three names: ``resnet18`` (the real network), ``bireal_resnet18`` (hand-made binary: every edge
+"none") and ``nasb_resnet18`` (derived from an architecture, or, without one, the searchable network).
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasb.cells.architecture import Architecture
+from nasb.cells.config import CellConfig
+from nasb.errors import UserError, unknown_name
+from nasb.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+HAND_MADE = "bireal_"
+SEARCHED = "nasb_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """A registered real network: how it is made, and the images and classes that it is made for by default."""
+
+    build: Callable[..., "nn.Module"]
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    description: str
+
+    def options(self) -> list[str]:
+        """Return the names of the host's own options."""
+        return [name for name in inspect.signature(self.build).parameters if name not in ("num_classes", "in_channels")]
+
+
+HOSTS: Registry[Host] = Registry("host network")
+
+
+def register_host(
+    name: str, *, input_shape: tuple[int, int, int], num_classes: int
+) -> Callable[[Callable[..., "nn.Module"]], Callable[..., "nn.Module"]]:
+    """Return a decorator that registers a real CNN as a host, under its name and those of its conversions.
+
+    The decorated function takes ``num_classes`` and ``in_channels`` (channels of the images) and options of its own, by name;
+    the first line of its docstring describes it.
+
+    Raises:
+        ValueError: the name is taken, or begins like a conversion's.
+    """
+    if name.startswith((HAND_MADE, SEARCHED)):
+        raise ValueError(f'a host cannot be called "{name}": {HAND_MADE} and {SEARCHED} name conversions')
+
+    def enter(build: Callable[..., "nn.Module"]) -> Callable[..., "nn.Module"]:
+        description = (build.__doc__ or name).strip().splitlines()[0]
+        HOSTS.register(name)(
+            Host(build=build, input_shape=input_shape, num_classes=num_classes, description=description)
+        )
+        return build
+
+    return enter
+
+
+def list_networks(pattern: str = "*") -> list[str]:
+    """Return the registered names that match a shell wildcard, e.g. ``"bireal_*"``."""
+    import fnmatch
+
+    _register_own_hosts()
+    names = [prefix + host for host in HOSTS for prefix in ("", HAND_MADE, SEARCHED)]
+    return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern))
+
+
+def describe_network(name: str) -> str:
+    """Return one line on a registered network."""
+    prefix, host = _split(name)
+    description = HOSTS[host].description
+    if prefix == HAND_MADE:
+        return f"{description}; binary, hand-made (Bi-Real Net)"
+    return f"{description}; binary, searched" if prefix == SEARCHED else description
+
+
+def _split(name: str) -> tuple[str, str]:
+    _register_own_hosts()
+    for prefix in (HAND_MADE, SEARCHED):
+        if name.startswith(prefix) and name.removeprefix(prefix) in HOSTS:
+            return prefix, name.removeprefix(prefix)
+    if name in HOSTS:
+        return "", name
+    raise UserError(unknown_name("network", name, list_networks()))
+
+
+def _register_own_hosts() -> None:
+    import nasb.networks.hosts  # noqa: F401 - registers on import
+
+
+def host_defaults(name: str) -> tuple[tuple[int, int, int], int]:
+    """Return (input shape, number of classes) that a registered network is made for by default."""
+    host = HOSTS[_split(name)[1]]
+    return host.input_shape, host.num_classes
+
+
+def create_host(
+    name: str, *, num_classes: int | None = None, in_channels: int | None = None, options: Mapping[str, Any] | None = None
+) -> "nn.Module":
+    """Build a registered real network.
+
+    Raises:
+        UserError: the name or an option is unknown, or an option's value is refused.
+    """
+    _register_own_hosts()
+    host = HOSTS[name]
+    options = dict(options or {})
+    for key in options:
+        if key not in host.options():
+            raise UserError(f"{name}: {unknown_name('option', key, host.options())}")
+    try:
+        return host.build(
+            num_classes=num_classes or host.num_classes, in_channels=in_channels or host.input_shape[0], **options
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name}: cannot be built with {options}: {error}") from None
+
+
+def create_network(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    architecture: "Architecture | str | Path | None" = None,
+    **options: Any,
+) -> "nn.Module":
+    """Build a registered network: a host, its hand-made binary or its searched form.
+
+    Args:
+        name: see `list_networks`.
+        num_classes: number of classes; by default what the host was published with.
+        input_shape: [channels, height, width]; by default what the host was published with.
+        architecture: for ``nasb_...``: an `Architecture` or the path of its JSON. Without it ``nasb_...`` is the searchable
+            network, with every candidate present.
+        options: the host's own (``width``, ``stem_stride``, ...) and those of `CellConfig` (``bases``, ``activation``, ...).
+
+    Raises:
+        UserError: unknown name or option, or an architecture of another host.
+    """
+    from nasb.networks.convert import convert
+
+    prefix, host_name = _split(name)
+    shape = input_shape or HOSTS[host_name].input_shape
+    cell_keys = [field.name for field in fields(CellConfig)]
+    cell_options = {key: value for key, value in options.items() if key in cell_keys}
+    host_options = {key: value for key, value in options.items() if key not in cell_keys}
+    if not prefix and cell_options:
+        raise UserError(f"{name}: {', '.join(cell_options)} are options of binary networks; try {HAND_MADE}{name}")
+    if prefix and not set(host_options) <= set(HOSTS[host_name].options()):
+        key = next(iter(set(host_options) - set(HOSTS[host_name].options())))
+        raise UserError(f"{name}: {unknown_name('option', key, [*HOSTS[host_name].options(), *cell_keys])}")
+    if architecture is not None:
+        if prefix != SEARCHED:
+            raise UserError(f"{name}: an architecture is for {SEARCHED}{host_name}")
+        return _from_architecture(architecture, name, host_name, num_classes, input_shape, options)
+    host = create_host(host_name, num_classes=num_classes, in_channels=shape[0], options=host_options)
+    if not prefix:
+        return host
+    return convert(host, shape, cell=CellConfig(**cell_options), search=prefix == SEARCHED)
+
+
+def _from_architecture(
+    architecture: "Architecture | str | Path",
+    name: str,
+    host_name: str,
+    num_classes: int | None,
+    input_shape: tuple[int, int, int] | None,
+    options: Mapping[str, Any],
+) -> "nn.Module":
+    if not isinstance(architecture, Architecture):
+        architecture = Architecture.load(architecture)
+    if architecture.host != host_name:
+        raise UserError(f'{name}: the architecture is of the host "{architecture.host}", not of "{host_name}"')
+    if options:
+        raise UserError(f"{name}: {', '.join(options)} are in the architecture already")
+    if input_shape is not None and input_shape != architecture.input_shape:
+        raise UserError(f"{name}: input_shape is {input_shape}, the architecture's is {architecture.input_shape}")
+    if num_classes is not None and num_classes != architecture.num_classes:
+        raise UserError(f"{name}: num_classes is {num_classes}, the architecture's is {architecture.num_classes}")
+    return build_architecture(architecture)
+
+
+def build_architecture(architecture: Architecture, host: "nn.Module | None" = None) -> "nn.Module":
+    """Build the derived network of an architecture; see `Architecture.build`."""
+    from nasb.networks.convert import convert
+
+    if host is None:
+        _register_own_hosts()
+        host = create_host(
+            architecture.host,
+            num_classes=architecture.num_classes,
+            in_channels=architecture.input_shape[0],
+            options=architecture.options,
+        )
+    return convert(host, architecture.input_shape, cell=architecture.cell, cells=architecture.cells)
