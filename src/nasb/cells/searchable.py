@@ -71,6 +71,8 @@ def searchable_edges(shape: ConvShape, config: CellConfig, operations: Sequence[
     Returns:
         Edges with at least one candidate besides none. There is no identity from input to output: the shortcut is there.
     """
+    for name in operations or ():
+        OPERATIONS[name]  # raises with the closest known names
     edges: dict[EdgeKey, nn.Module] = {}
     chosen = [name for name in (OPERATIONS if operations is None else operations) if name != NONE]
     for source, target in node_pairs(config.nodes):

@@ -1,9 +1,9 @@
 """How training images are varied. Every choice follows from 64 random bits per image, never from its batch.
 
 Small images (He et al., "Deep residual learning", CVPR 2016, section 4.2): pad by an eighth of the side (4 pixels at
-32), cut out at a random place, flip with probability 1/2. The border is padded with black *pixels*, before normalization, as
-torchvision's RandomCrop does it by default. Photos: random resized crop (8% to 100% of the area) and flip, as in
-torchvision's and timm's ImageNet recipes.
+32), cut out at a random place, flip with probability 1/2. The border is padded with black *pixels*, before
+normalization, as torchvision's RandomCrop does it by default. Photos: random resized crop (8% to 100% of the area) and
+flip, as in torchvision's and timm's ImageNet recipes.
 """
 
 from dataclasses import dataclass

@@ -324,20 +324,12 @@ def _refuse_one_sided(network: nn.Module, input_shape: tuple[int, int, int]) -> 
 
         return hook
 
-    handles = [
-        module.register_forward_pre_hook(watch(name))
-        for name, module in network.named_modules()
-        if isinstance(module, Binarize)
-    ]
-    generator = torch.Generator().manual_seed(0)
-    training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(torch.randn(2, *input_shape, generator=generator))
-    finally:
-        network.train(training)
-        for handle in handles:
-            handle.remove()
+    trial = copy.deepcopy(network).train()  # batch statistics, as in training; the network's own stay untouched
+    for name, module in trial.named_modules():
+        if isinstance(module, Binarize):
+            module.register_forward_pre_hook(watch(name))
+    with torch.no_grad():
+        trial(torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0)))
     for name, sides in seen.items():
         if not all(sides):
             raise UserError(

@@ -1,0 +1,6 @@
+"""Architecture search: strategies behind one interface, the cost-aware objective, derivation."""
+
+from nasb.search.config import SearchConfig
+from nasb.search.strategies import STRATEGIES
+
+__all__ = ["STRATEGIES", "SearchConfig"]

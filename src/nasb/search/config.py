@@ -1,0 +1,74 @@
+"""Options of the architecture search."""
+
+from dataclasses import dataclass
+
+from nasb.errors import UserError
+
+ALPHA_BETAS = (0.5, 0.999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """Options of the architecture search."""
+
+    strategy: str = "gumbel"
+    """How paths are sampled and alpha is updated: `nasb list strategies`."""
+    budget: float = 1.10
+    """Largest OPs of the derived network, relative to its backbone alone (every edge "none")."""
+    epochs: int = 10
+    """Epochs of the search, over one half of the training images for weights and the other for alpha."""
+    warmup_epochs: int = 2
+    """First epochs, in which only weights are trained."""
+    learning_rate: float = 5e-3
+    """Learning rate of the weights (Adam, cosine)."""
+    alpha_learning_rate: float = 5e-2
+    """Learning rate of alpha (Adam)."""
+    budget_weight: float = 1.0
+    """Weight w of the budget in the objective: cross-entropy + w * |log(E[OPs] / budget)|."""
+    uniform_paths: float = 0.2
+    """Share of weight steps whose path is drawn from the starting distribution, for exploration."""
+    free_share: float = 0.25
+    """Share of the free edges that are connected at the start; the paid ones start where the budget is met."""
+    pair_share: float = 0.15
+    """Strategy gates: share of edges whose two paths are compared in one step of alpha (all of them cost too much)."""
+    temperature: float = 1.0
+    """Strategy gumbel: temperature of the softmax at the start."""
+    final_temperature: float = 0.3
+    """Strategy gumbel: temperature at the end (geometric schedule)."""
+    entropy_weight: float = 0.0
+    """Weight of an entropy bonus on alpha against early collapse; it decays as exp(-epoch / entropy_decay) (BNAS: 1.0)."""
+    entropy_decay: float = 7.7
+    """Epochs in which the entropy bonus falls to 1/e."""
+    candidates: int = 24
+    """Strategy random: architectures that are compared at the end."""
+    candidate_batches: int = 8
+    """Strategy random: batches of the alpha half on which each of them is judged."""
+    weights: str = "binary"
+    """Search on the binary network (binary), or with real weights and binary activations (real)."""
+    operations: tuple[str, ...] | None = None
+    """Candidate operations; by default all: `nasb list operations`."""
+
+    def __post_init__(self) -> None:
+        from nasb.search.strategies import STRATEGIES
+
+        STRATEGIES[self.strategy]
+        if self.budget < 1.0:
+            raise UserError(
+                f'search.budget is {self.budget}, but a network with every edge "none" already costs 1.0. Give one >= 1.0'
+            )
+        if self.weights not in ("binary", "real"):
+            raise UserError(f"search.weights is {self.weights!r}; accepted: binary, real")
+        for key in ("epochs", "candidates", "candidate_batches"):
+            if getattr(self, key) < 1:
+                raise UserError(f"search.{key} is {getattr(self, key)}; it must be at least 1")
+        if not 0 <= self.warmup_epochs <= self.epochs:
+            raise UserError(f"search.warmup_epochs is {self.warmup_epochs}; accepted: 0 to search.epochs ({self.epochs})")
+        for key in ("uniform_paths", "free_share", "pair_share"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise UserError(f"search.{key} is {getattr(self, key)}; accepted: 0 to 1")
+        for key in ("learning_rate", "alpha_learning_rate", "temperature", "final_temperature", "entropy_decay"):
+            if not getattr(self, key) > 0:
+                raise UserError(f"search.{key} is {getattr(self, key)}; it must be above 0")
+        for key in ("budget_weight", "entropy_weight"):
+            if getattr(self, key) < 0:
+                raise UserError(f"search.{key} is {getattr(self, key)}; it must not be negative")

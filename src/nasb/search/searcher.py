@@ -1,0 +1,201 @@
+"""Searcher: alpha, its objective and its optimizer over one searchable network; watching it; deriving from it.
+
+Objective of alpha: ``cross-entropy + w * |log(E[OPs] / budget)| - entropy bonus``, two-sided in the budget (a one-sided penalty
+left half of it unspent). Alpha starts where E[OPs] meets the budget, with its mass on "none", so that a step costs about what a
+step of the derived network costs.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nasb.cells.architecture import Edge
+from nasb.cells.cell import EdgeKey
+from nasb.cells.operations import NONE, OPERATIONS
+from nasb.cells.searchable import SearchableEdge, named_edges
+from nasb.errors import UserError
+from nasb.search.config import ALPHA_BETAS, SearchConfig
+from nasb.search.cost_model import CostModel
+from nasb.search.derive import Derivation
+from nasb.search.strategies import STRATEGIES
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """How the search stands: `entropy` of alpha in [0, 1] (1: uniform), `ops_ratio` = E[OPs] / backbone, `histogram` of the
+    derived architecture's operations, and a warning where the search collapses.
+    """
+
+    entropy: float
+    ops_ratio: float
+    histogram: Mapping[str, int]
+    warning: str | None
+
+
+class Searcher:
+    """The architecture's side of a search.
+
+    Args:
+        network: a searchable network.
+        backbone_ops: OPs of the same network with every edge "none".
+        config: options of the search.
+    """
+
+    def __init__(self, network: nn.Module, backbone_ops: float, config: SearchConfig) -> None:
+        self.network, self.config = network, config
+        self.named = list(named_edges(network))
+        if not self.named:
+            raise UserError("the network has no searchable edges: are there candidate operations besides none?")
+        self.edges: list[SearchableEdge] = [edge for _, _, edge in self.named]
+        self.cost = CostModel(network, backbone_ops)
+        self.budget_ops = config.budget * backbone_ops
+        self._start()
+        starts = [edge.alpha.detach().softmax(0).cpu() for edge in self.edges]
+        self.strategy = STRATEGIES[config.strategy](self.edges, starts, config)
+        self.optimizer = torch.optim.Adam(self.alphas(), lr=config.alpha_learning_rate, betas=ALPHA_BETAS)
+
+    def alphas(self) -> list[nn.Parameter]:
+        """Return alpha, one parameter for each edge."""
+        return [edge.alpha for edge in self.edges]
+
+    def weights(self) -> list[nn.Parameter]:
+        """Return all parameters but alpha."""
+        alphas = {id(alpha) for alpha in self.alphas()}
+        return [parameter for parameter in self.network.parameters() if id(parameter) not in alphas]
+
+    def probabilities(self) -> dict[tuple[str, EdgeKey], Tensor]:
+        """Return softmax(alpha) of every edge."""
+        return {(cell, key): edge.alpha.softmax(0) for cell, key, edge in self.named}
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Set alpha so that E[OPs] meets the budget, by bisection over the logit of none on the paid edges."""
+        free_logit = _none_logit(1 - self.config.free_share)
+        low, high = -20.0, 30.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            for _, (_, _, paid), edge in self.named:
+                edge.alpha.zero_()
+                # P(none) counts against all others together, so that it does not depend on how many there are.
+                logit = middle if paid else free_logit
+                edge.alpha[0] = logit + math.log(len(edge.names) - 1)
+            low, high = (middle, high) if self.expected_ops() > self.budget_ops else (low, middle)
+
+    def expected_ops(self) -> float:
+        """Return E[OPs] of the whole network under alpha."""
+        return float(self.cost.expected_ops(self.probabilities()).detach())
+
+    def select_for_weights(self, generator: torch.Generator, *, warmup: bool) -> None:
+        """Choose what the network computes in a step of weights."""
+        draw = float(torch.rand((), generator=generator))
+        self.strategy.select_for_weights(generator, explore=warmup or draw < self.config.uniform_paths)
+
+    def alpha_step(
+        self, loss: Callable[[], Tensor], generator: torch.Generator, *, progress: float, epoch: int,
+        reduce: Callable[[Tensor], Tensor] | None = None,
+    ) -> float:  # fmt: skip
+        """Make one step of alpha.
+
+        Args:
+            loss: computes the cross-entropy of the network on a batch of the alpha half.
+            generator: source of the sampled paths; equal on all ranks.
+            progress: 0 at the search's start, 1 at its end.
+            epoch: for the decay of the entropy bonus.
+            reduce: averages a gradient over the ranks.
+
+        Returns:
+            The cross-entropy.
+        """
+        self.strategy.select_for_alpha(generator, progress)
+        cross_entropy = loss()
+        probabilities = self.probabilities()
+        objective = cross_entropy + self._budget_penalty(probabilities) - self._entropy_bonus(probabilities, epoch)
+        gradients = torch.autograd.grad(objective, self.alphas(), allow_unused=True)
+        for alpha, gradient in zip(self.alphas(), gradients, strict=True):
+            alpha.grad = gradient if gradient is None or reduce is None else reduce(gradient)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(cross_entropy.detach())
+
+    def _budget_penalty(self, probabilities: Mapping[tuple[str, EdgeKey], Tensor]) -> Tensor:
+        ratio = self.cost.expected_ops(probabilities) / self.budget_ops
+        return self.config.budget_weight * ratio.log().abs()
+
+    def _entropy_bonus(self, probabilities: Mapping[tuple[str, EdgeKey], Tensor], epoch: int) -> Tensor:
+        weight = self.config.entropy_weight * math.exp(-epoch / self.config.entropy_decay)
+        if weight == 0:
+            return torch.zeros(())
+        entropies = torch.stack([_entropy(p) for p in probabilities.values()])
+        return weight * entropies.mean()
+
+    def derive(self) -> dict[str, tuple[Edge, ...]]:
+        """Return the derived architecture's edges by cell."""
+        return self._derive(lambda alpha: alpha.detach().cpu().double().log_softmax(0))
+
+    def _derive(self, log_probabilities: Callable[[Tensor], Tensor]) -> dict[str, tuple[Edge, ...]]:
+        names: dict[str, dict[EdgeKey, tuple[str, ...]]] = {}
+        logs: dict[str, dict[EdgeKey, list[float]]] = {}
+        for cell, key, edge in self.named:
+            names.setdefault(cell, {})[key] = edge.names
+            logs.setdefault(cell, {})[key] = log_probabilities(edge.alpha).tolist()
+        return Derivation(self.cost, names, logs, self.budget_ops).run()
+
+    def finish(self, loss: Callable[[], float], generator: torch.Generator) -> None:
+        """Let the strategy do what is left after the last epoch; `loss` judges the selected paths."""
+
+        def draw() -> dict[int, int]:
+            # A random architecture: random log-probabilities, derived like alpha's, so that it uses the budget.
+            cells = self._derive(lambda alpha: torch.rand(alpha.shape, generator=generator).double().log())
+            chosen: dict[int, int] = {}
+            for index, (cell, (source, target, _), edge) in enumerate(self.named):
+                for e in cells[cell]:
+                    if (e.source, e.target) == (source, target) and e.operation in edge.names:
+                        chosen[index] = edge.names.index(e.operation)
+            return chosen
+
+        self.strategy.finish(draw, loss)
+
+    @torch.no_grad()
+    def report(self) -> SearchReport:
+        """Return how the search stands."""
+        relative = [float(_entropy(edge.alpha.softmax(0))) / math.log(len(edge.names)) for edge in self.edges]
+        cells = self.derive()
+        histogram: dict[str, int] = {}
+        for edges in cells.values():
+            for edge in edges:
+                histogram[edge.operation] = histogram.get(edge.operation, 0) + 1
+        histogram = dict(sorted(histogram.items()))
+        entropy = sum(relative) / len(relative)
+        return SearchReport(
+            entropy, self.expected_ops() / self.cost.backbone_ops, histogram, self._collapse(cells, entropy)
+        )
+
+    def _collapse(self, cells: Mapping[str, tuple[Edge, ...]], entropy: float) -> str | None:
+        """Say so if the search has fallen back on what costs nothing, or has decided nothing at all."""
+        paid = sum(OPERATIONS[edge.operation].paid for edges in cells.values() for edge in edges)
+        idle = 1 - self.cost.ops(cells) / self.budget_ops
+        if paid == 0 and self.config.budget > 1.01:
+            return "the search collapses: the derived architecture has no binary convolution besides its backbone"
+        mass: dict[str, float] = {}
+        for _, (_, _, is_paid), edge in self.named:
+            if is_paid:
+                for name, p in zip(edge.names, edge.alpha.softmax(0).tolist(), strict=True):
+                    mass[name] = mass.get(name, 0.0) + p
+        paid_mass = 1 - mass.get(NONE, 0.0) / max(sum(mass.values()), 1e-9)
+        if paid_mass < 1e-3 and self.config.budget > 1.01:
+            return f'the search collapses to "none": paid operations hold {paid_mass:.2%} of the probability'
+        if idle > 0.05:
+            return f"the search leaves {idle:.0%} of the budget unspent"
+        return "the search collapses: alpha has lost nearly all of its entropy" if entropy < 0.01 else None
+
+
+def _none_logit(probability: float) -> float:
+    probability = min(max(probability, 1e-6), 1 - 1e-6)
+    return math.log(probability / (1 - probability))
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return -(probabilities * probabilities.clamp_min(1e-12).log()).sum()

@@ -1,0 +1,171 @@
+"""Search strategies: how paths are sampled, and how alpha is updated, behind one interface.
+
+A strategy decides what every edge computes in a step of weights and in a step of alpha. The objective of alpha, its optimizer, the
+budget and the derivation are the same for all (nasb.search.searcher), so that strategies can be compared.
+
+Departures from the papers: no strategy rescales alpha after a step (ProxylessNAS keeps the paths that were not sampled as
+probable as before); gates compares the two paths of a share of the edges in each step, since "none" is one of the two on most
+edges and comparing all would compute every edge.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from nasb.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from nasb.cells.searchable import SearchableEdge
+    from nasb.search.config import SearchConfig
+
+STRATEGIES: Registry[type["Strategy"]] = Registry("search strategy")
+
+
+class Strategy(ABC):
+    """What the edges compute during the search.
+
+    Args:
+        edges: all edges of the searchable network.
+        starts: the probabilities of each edge's candidates at the start, where the budget is met.
+        config: options of the search.
+    """
+
+    trains_alpha = True
+    description: str
+
+    def __init__(self, edges: Sequence["SearchableEdge"], starts: Sequence["Tensor"], config: "SearchConfig") -> None:
+        self.edges, self.starts, self.config = list(edges), list(starts), config
+
+    def select_for_weights(self, generator: "torch.Generator", *, explore: bool) -> None:
+        """Choose one path for a step of weights; `explore`: from the starting distribution."""
+        for edge, start in zip(self.edges, self.starts, strict=True):
+            probabilities = start if explore else edge.alpha.detach().softmax(0)
+            edge.select([_draw(probabilities, generator)])
+
+    @abstractmethod
+    def select_for_alpha(self, generator: "torch.Generator", progress: float) -> None:
+        """Choose paths and gates for a step of alpha; `progress` goes from 0 to 1 over the search."""
+
+    def finish(self, draw: Callable[[], Mapping[int, int]], judge: Callable[[], float]) -> None:
+        """Do what is left when the last epoch is over, before the architecture is derived.
+
+        Args:
+            draw: draws a random architecture within the budget: for each edge's index the chosen candidate's.
+            judge: the loss of what is selected at the moment, on images of the alpha half.
+        """
+        return
+
+
+def _draw(probabilities: "Tensor", generator: "torch.Generator") -> int:
+    return int(probabilities.cpu().multinomial(1, generator=generator))
+
+
+@STRATEGIES.register("gumbel")
+class Gumbel(Strategy):
+    """Sample one path; gradient of alpha through a Gumbel softmax at the sampled operation.
+
+    ``gate = onehot(argmax(alpha + G)) + softmax((alpha + G) / temperature)`` without the value of the latter.
+    Source: Xie et al., SNAS, ICLR 2019, arXiv 1812.09926; single path as in Dong and Yang, GDAS, CVPR 2019, arXiv 1910.04465.
+    """
+
+    description = "Gumbel-softmax sampling of single paths (SNAS, GDAS)"
+
+    def select_for_alpha(self, generator: "torch.Generator", progress: float) -> None:
+        """Sample with Gumbel noise; the gate's value is 1, its gradient that of the softmax."""
+        import torch
+
+        first, last = self.config.temperature, self.config.final_temperature
+        temperature = first * (last / first) ** progress
+        for edge in self.edges:
+            uniform = torch.rand(edge.alpha.shape, generator=generator).clamp_(1e-10, 1 - 1e-7)
+            noisy = edge.alpha + (-(-uniform.log()).log()).to(edge.alpha.device)
+            soft = (noisy / temperature).softmax(0)
+            chosen = int(noisy.argmax())
+            hard = torch.zeros_like(soft)
+            hard[chosen] = 1.0
+            edge.select([chosen], hard + soft - soft.detach())
+
+
+@STRATEGIES.register("gates")
+class Gates(Strategy):
+    """Sample two paths of an edge, run one of them; gradient of alpha through the two binary gates.
+
+    ``dL/dalpha_i = sum_j dL/dg_j p_j (delta_ij - p_i)`` over the two, with p the softmax over the two.
+    Source: Cai et al., ProxylessNAS, ICLR 2019, arXiv 1812.00332.
+    """
+
+    description = "two-path binary gates (ProxylessNAS)"
+
+    def select_for_alpha(self, generator: "torch.Generator", progress: float) -> None:
+        """Draw pairs on a share of the edges, and single paths on the others."""
+        import torch
+
+        for edge in self.edges:
+            probabilities = edge.alpha.detach().softmax(0).cpu()
+            paired = float(torch.rand((), generator=generator)) < self.config.pair_share
+            if not paired or int((probabilities > 0).sum()) < 2:
+                edge.select([_draw(probabilities, generator)])
+                continue
+            pair = probabilities.multinomial(2, generator=generator)
+            soft = edge.alpha[pair.to(edge.alpha.device)].softmax(0)
+            hard = torch.zeros_like(soft)
+            hard[_draw(soft.detach(), generator)] = 1.0
+            gates = torch.zeros_like(edge.alpha).index_put((pair.to(edge.alpha.device),), hard + soft - soft.detach())
+            edge.select(pair.tolist(), gates)
+
+
+@STRATEGIES.register("darts")
+class Darts(Strategy):
+    """Run the full mixture of all operations, weighted by softmax(alpha); first order.
+
+    Source: Liu et al., DARTS, ICLR 2019, arXiv 1806.09055.
+    """
+
+    description = "full mixture, first order (DARTS); needs the time and memory of all operations"
+
+    def select_for_weights(self, generator: "torch.Generator", *, explore: bool) -> None:
+        """Run the mixture."""
+        for edge in self.edges:
+            edge.select(range(len(edge.names)), edge.alpha.detach().softmax(0))
+
+    def select_for_alpha(self, generator: "torch.Generator", progress: float) -> None:
+        """Run the mixture."""
+        for edge in self.edges:
+            edge.select(range(len(edge.names)), edge.alpha.softmax(0))
+
+
+@STRATEGIES.register("random")
+class RandomSearch(Strategy):
+    """Train weights on random paths, then keep the best of random architectures that use the budget.
+
+    Source: Li and Talwalkar, Random search with weight sharing, UAI 2019, arXiv 1902.07638.
+    """
+
+    description = "random architectures, ranked with shared weights"
+    trains_alpha = False
+
+    def select_for_alpha(self, generator: "torch.Generator", progress: float) -> None:
+        """Nothing is learned: draw a path as for the weights."""
+        self.select_for_weights(generator, explore=True)
+
+    def finish(self, draw: Callable[[], Mapping[int, int]], judge: Callable[[], float]) -> None:
+        """Judge `candidates` architectures and put all of alpha's mass on the best."""
+        import torch
+
+        best: tuple[float, Mapping[int, int]] | None = None
+        for _ in range(self.config.candidates):
+            choice = draw()
+            for index, edge in enumerate(self.edges):
+                edge.select([choice.get(index, 0)])
+            loss = judge()
+            if best is None or loss < best[0]:
+                best = loss, choice
+        if best is None:
+            return
+        with torch.no_grad():
+            for index, edge in enumerate(self.edges):
+                edge.alpha.zero_()
+                edge.alpha[best[1].get(index, 0)] = 10.0
