@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something that the user gave cannot be used; the message says what, where, what is accepted and how to mend it."""
+    """Something the user gave cannot be used; the message says what, where, what is accepted and how to mend it."""
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """Every random number of a run follows from its one seed and from where in the run it is drawn.
 
-No generator's state is carried along: the seed of a step is a hash of (seed, stage, epoch, step), so that a run which is
-stopped and resumed at any step draws what the uninterrupted run draws.
+No generator's state is carried along: the seed of a step is a hash of (seed, stage, epoch, step), so that a run which
+is stopped and resumed at any step draws what the uninterrupted run draws.
 """
 
 import hashlib

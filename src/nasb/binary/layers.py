@@ -1,8 +1,9 @@
 """Binarize, BinaryConv2d, BinaryLinear: the layers that every binary network here is made of.
 
-Binarization stands apart from convolution, so that several convolutions can read one binarized tensor, as the exported file
-and the engine do. A binary convolution is ``y = scale * acc + bias`` with ``acc`` an exact integer: the scale never enters
-before the sum. Each layer also has a real phase for pretraining (design: real weights, bounded activations).
+Binarization stands apart from convolution, so that several convolutions can read one binarized tensor, as the
+exported file and the engine do. A binary convolution is ``y = scale * acc + bias`` with ``acc`` an exact integer: the
+scale never enters before the sum. Each layer also has a real phase for pretraining (design: real weights, bounded
+activations).
 """
 
 from typing import Literal
@@ -71,7 +72,7 @@ class Binarize(nn.Module):
         z = x if threshold is None else x - threshold
         return F.hardtanh(z) if self.phase == "hardtanh" else torch.tanh(z)
 
-    def extra_repr(self) -> str:  # noqa: D102
+    def extra_repr(self) -> str:
         kind = "learned" if isinstance(self.threshold, nn.Parameter) else "fixed"
         return f"threshold={kind}, surrogate={self.surrogate}, phase={self.phase}"
 
@@ -84,13 +85,14 @@ def _check_scale(where: str, scale: str) -> None:
 class BinaryConv2d(nn.Conv2d):
     """Convolution of an already binarized input with the signs of its weights.
 
-    ``y = scale * conv(b, sign(w)) + bias``; gradient of ``sign(w)`` by a surrogate (clipped identity: Bi-Real Net's code).
+    ``y = scale * conv(b, sign(w)) + bias``; gradient of ``sign(w)`` by a surrogate (clipped identity: Bi-Real Net's
+    code).
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in `torch.nn.Conv2d`.
         pad_value: what the border contributes: 0 (as Conv and ONNX do it), or +1 / -1 where a network was published so.
-        scale: ``mean`` (mean \\|w\\| per output channel, detached: XNOR-Net, Bi-Real Net), ``learned`` (one parameter per
-            output channel, started at the mean) or ``none``.
+        scale: ``mean`` (mean \\|w\\| per output channel, detached: XNOR-Net, Bi-Real Net), ``learned`` (one parameter
+            per output channel, started at the mean) or ``none``.
         surrogate: of the weights' sign.
 
     Raises:
@@ -151,8 +153,9 @@ class BinaryConv2d(nn.Conv2d):
                 y = y.mul_(scale.view(1, -1, 1, 1))
         return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
 
-    def extra_repr(self) -> str:  # noqa: D102
-        return f"{super().extra_repr()}, pad_value={self.pad_value}, scale={self.scale_kind}, phase={self.phase}"
+    def extra_repr(self) -> str:
+        base = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{base}, pad_value={self.pad_value}, scale={self.scale_kind}, phase={self.phase}"
 
 
 class BinaryLinear(nn.Linear):
@@ -203,7 +206,7 @@ class BinaryLinear(nn.Linear):
             y = y * scale
         return y if self.bias is None else y + self.bias
 
-    def extra_repr(self) -> str:  # noqa: D102
+    def extra_repr(self) -> str:
         return f"{super().extra_repr()}, scale={self.scale_kind}, phase={self.phase}"
 
 

@@ -3,8 +3,8 @@
 Contract (docs/contracts.md): ``sign(x) = +1`` where ``x >= 0``, else ``-1``; thus ``sign(0) = sign(-0.0) = +1`` and NaN
 gives -1. A threshold is compared, ``x >= t``, and never folded into ``x - t >= 0``.
 
-Every surrogate is a function ``derivative(z, sharpness)`` that gives d(sign)/dz as the backward pass pretends it to be, with
-``z = x - t``. Only the annealed one reads `sharpness`.
+Every surrogate is a function ``derivative(z, sharpness)`` that gives d(sign)/dz as the backward pass pretends it to
+be, with ``z = x - t``. Only the annealed one reads `sharpness`.
 """
 
 from collections.abc import Callable
@@ -51,9 +51,9 @@ def identity(z: Tensor, sharpness: float = 1.0) -> Tensor:
 def sign(x: Tensor, threshold: Tensor | float = 0.0) -> Tensor:
     """Return +1 where ``x >= threshold``, else -1, in the dtype of `x`; no gradient flows."""
     x = x.detach()
-    # One new buffer and two passes: 1 / 0 from the comparison, then every 0 becomes -1. `torch.where` and a cast from bool
-    # cost four times as much on a CPU, where a fresh buffer's page faults weigh more than arithmetic.
-    return F.threshold_(torch.ge(x, threshold, out=torch.empty_like(x)), 0.5, -1.0)
+    # One new buffer and two passes: 1 / 0 from the comparison, then every 0 becomes -1. `torch.where` and a cast from
+    # bool cost four times as much on a CPU, where a fresh buffer's page faults weigh more than arithmetic.
+    return F.threshold(torch.ge(x, threshold, out=torch.empty_like(x)), 0.5, -1.0, inplace=True)
 
 
 class _Binarize(torch.autograd.Function):
@@ -81,8 +81,8 @@ def binarize(
 ) -> Tensor:
     """Binarize to {-1, +1} with a surrogate gradient.
 
-    Forward: ``+1`` where ``x >= threshold`` (0 if None), else ``-1``. Backward: ``dL/dx = dL/dy * g(x - threshold)`` with g
-    the surrogate of that name, and ``dL/dthreshold`` the negative sum of it over the broadcast axes.
+    Forward: ``+1`` where ``x >= threshold`` (0 if None), else ``-1``. Backward: ``dL/dx = dL/dy * g(x - threshold)``
+    with g the surrogate of that name, and ``dL/dthreshold`` the negative sum of it over the broadcast axes.
 
     Args:
         x: real values, any shape.
@@ -93,4 +93,4 @@ def binarize(
     Returns:
         Same shape and dtype as `x`.
     """
-    return _Binarize.apply(x, threshold, surrogate, sharpness)  # type: ignore[no-any-return, no-untyped-call]
+    return _Binarize.apply(x, threshold, surrogate, sharpness)

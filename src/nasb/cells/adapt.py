@@ -24,9 +24,7 @@ class ConvShape:
         """Return the size of the convolution's output for an input of `size`."""
         height, width = (
             (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, k, s, p, d in zip(
-                size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True
-            )
+            for n, k, s, p, d in zip(size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
         )
         return height, width
 
@@ -44,9 +42,9 @@ class ConvShape:
 class Adapt(nn.Module):
     """Change [N, C, H, W] to the shape of a convolution's output, without parameters.
 
-    Stride s by s x s average pooling; sizes that s does not divide are extended by their last row and column (or cut at the
-    centre) to what the convolution's output asks. More channels by repeating and cutting; fewer by averaging channels
-    c, c + C', c + 2C', ..., the inverse of repeating.
+    Stride s by s x s average pooling; sizes that s does not divide are extended by their last row and column (or cut
+    at the centre) to what the convolution's output asks. More channels by repeating and cutting; fewer by averaging
+    channels c, c + C', c + 2C', ..., the inverse of repeating.
     """
 
     def __init__(self, shape: ConvShape) -> None:
@@ -73,7 +71,7 @@ class Adapt(nn.Module):
             repeats = -(-shape.out_channels // shape.in_channels)
             x_NCHW = torch.cat([x_NCHW] * repeats, 1)[:, : shape.out_channels]
         elif shape.out_channels < shape.in_channels:
-            x_NCHW = x_NCHW.unflatten(1, (-1, shape.out_channels)).mean(1)
+            x_NCHW = x_NCHW.reshape(len(x_NCHW), -1, shape.out_channels, *x_NCHW.shape[-2:]).mean(1)
         return x_NCHW
 
 
@@ -88,7 +86,7 @@ def _fit(x_NCHW: Tensor, height: int, width: int) -> Tensor:  # noqa: N803
 
 
 class ConvShortcut(nn.Module):
-    """Average pooling by the stride, a real 1x1 convolution, batch norm: the shortcut that Bi-Real Net was published with."""
+    """Average pooling by the stride, a real 1x1 convolution, batch norm: the shortcut of Bi-Real Net as published."""
 
     def __init__(self, shape: ConvShape) -> None:
         super().__init__()

@@ -1,11 +1,12 @@
 """Architecture: the JSON file that passes from search to training. It names a host, its cells and their edges.
 
-    {"schema_version": 1, "host": "resnet20", "options": {"stem_stride": 2}, "num_classes": 10, "input_shape": [3, 32, 32],
+    {"schema_version": 1, "host": "resnet20", "options": {"stem_stride": 2}, "num_classes": 10, "input_shape": [3, 32,
+    32],
      "cell": {"nodes": 1, "bases": 1, ...},
      "cells": {"layer1.0.conv1": {"edges": [{"from": 0, "to": "output", "operation": "bin_conv_3x3"}]}, ...}}
 
-Nodes are numbered from 0, the cell's input; "output" is the last. An edge that is not listed is "none"; a cell without edges is
-the hand-made one. Between two nodes there may be one free and one paid operation.
+Nodes are numbered from 0, the cell's input; "output" is the last. An edge that is not listed is "none"; a cell
+without edges is the hand-made one. Between two nodes there may be one free and one paid operation.
 """
 
 import json

@@ -5,12 +5,12 @@
     node j   sum over edges i -> j of the chosen operations on node i          (j = 1..n)
     output   activation(backbone + sum over edges i -> output of the chosen operations on node i)
 
-This is the project's own design, made to be true to the abstract of NASB (Zhu, Al-Ars, Hofstee, IJCNN 2020, arXiv 2008.03515).
-With every edge "none" it is exactly Bi-Real Net's block (arXiv 1808.00278). The design's lambda_k, one factor for each base, is
-carried by BN_k's gamma and beta, which it would only multiply; they start at branch_gain / K.
+This is the project's own design, made to be true to the abstract of NASB (Zhu, Al-Ars, Hofstee, IJCNN 2020, arXiv
+2008.03515). With every edge "none" it is exactly Bi-Real Net's block (arXiv 1808.00278). The design's lambda_k, one
+factor for each base, is carried by BN_k's gamma and beta, which it would only multiply; they start at branch_gain / K.
 
-One class serves derived and searchable cells; what differs is what stands on the edges (`FixedEdge`, or `SearchableEdge` of
-nasb.cells.searchable).
+One class serves derived and searchable cells; what differs is what stands on the edges (`FixedEdge`, or
+`SearchableEdge` of nasb.cells.searchable).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from nasb.binary import Binarize, RPReLU
 from nasb.cells.adapt import Adapt, ConvShape
 from nasb.cells.architecture import Edge, live_pairs, node_pairs
 from nasb.cells.config import CellConfig
-from nasb.cells.operations import OPERATIONS, binary_branch
+from nasb.cells.operations import OPERATIONS, BinaryBranch, binary_branch
 from nasb.errors import UserError
 
 EdgeKey = tuple[int, int, bool]
@@ -86,8 +86,8 @@ class Cell(nn.Module):
             binary_branch(shape, config, shape.kernel_size, shape.padding, shape.dilation, shape.groups, gain)
             for _ in range(config.bases)
         )
-        # Base 0 shares its binarization with the edges that leave the input; each further base has a threshold of its own.
-        # K equal bases would stay equal, so their thresholds start evenly spread around 0.
+        # Base 0 shares its binarization with the edges that leave the input; each further base has a threshold of its
+        # own. K equal bases would stay equal, so their thresholds start evenly spread around 0.
         starts = torch.linspace(-0.5, 0.5, config.bases).tolist() if config.bases > 1 else [0.0]
         self.binarize = nn.ModuleList(self._binarize(shape.in_channels, start) for start in starts)
         self.adapt = Adapt(shape)
@@ -110,6 +110,10 @@ class Cell(nn.Module):
     def _binarize(self, channels: int, start: float) -> Binarize:
         learned = self.config.learned_threshold or self.config.bases > 1
         return Binarize(channels, learned=learned, initial=start, surrogate=self.config.surrogate)
+
+    def bases(self) -> list[BinaryBranch]:
+        """Return the backbone's binary bases."""
+        return [cast(BinaryBranch, base) for base in self.backbone]
 
     def edge(self, key: EdgeKey) -> EdgeModule:
         """Return what stands on an edge."""
@@ -158,7 +162,7 @@ class Cell(nn.Module):
                 values[target] = values[target] + y if target in values else y
         return self.activation(output)  # type: ignore[no-any-return]
 
-    def extra_repr(self) -> str:  # noqa: D102
+    def extra_repr(self) -> str:
         s = self.shape
         return f"{s.in_channels}, {s.out_channels}, kernel_size={s.kernel_size}, stride={s.stride}"
 

@@ -22,11 +22,12 @@ class CellConfig:
     activation: str = "none"
     """What follows the cell's sum: none (published Bi-Real Net), prelu or rprelu."""
     shortcut: str = "auto"
-    """Shortcut of a cell that changes shape: conv (average pooling, real 1x1, batch norm), adapt (no parameters), or auto: as the host had it."""
+    """Shortcut of a cell that changes shape: conv (average pooling, real 1x1, batch norm), adapt (no parameters), or auto:
+    as the host had it."""
     learned_threshold: bool = False
     """Learn a threshold per channel for each binarization (RSign) instead of 0."""
     weight_scale: str = "none"
-    """Scale of the binary weights: none, mean or learned. Each binary convolution ends in a batch norm, which absorbs it."""
+    """Scale of binary weights: none, mean or learned. Each binary convolution ends in a batch norm, which absorbs it."""
     surrogate: str = "polynomial"
     """Surrogate gradient of the activations' sign."""
     pad_value: int = 0

@@ -1,11 +1,11 @@
 """The candidate operations of a cell's edges.
 
-Free operations (none, identity, pooling) cost no OPs; paid ones are binary convolutions. Every operation but none ends in a
-batch norm whose gamma starts at `branch_gain`: without it a few identity paths multiply the signal of a cell, and the binary
-branches drown in it. Batch norms are folded at export.
+Free operations (none, identity, pooling) cost no OPs; paid ones are binary convolutions. Every operation but none
+ends in a batch norm whose gamma starts at `branch_gain`: without it a few identity paths multiply the signal of a
+cell, and the binary branches drown in it. Batch norms are folded at export.
 
-A free operation reads the node's real value, already adapted to the edge's shape; a paid one reads the node's signs and takes
-the stride and the change of channels as its own.
+A free operation reads the node's real value, already adapted to the edge's shape; a paid one reads the node's signs
+and takes the stride and the change of channels as its own.
 """
 
 from collections.abc import Callable
@@ -119,9 +119,7 @@ def _binary_convolution(name: str, description: str, kernel: int, dilation: int)
         height, width = shape.out_size
         return height * width * shape.out_channels * shape.in_channels * kernel * kernel
 
-    OPERATIONS.register(name)(
-        Operation(description=description, paid=True, build=build, bops=bops, fits=fits)
-    )
+    OPERATIONS.register(name)(Operation(description=description, paid=True, build=build, bops=bops, fits=fits))
 
 
 OPERATIONS.register(NONE)(

@@ -1,7 +1,7 @@
 """The searchable twin of the cell: every candidate present on every edge, and alpha, the logits that choose among them.
 
-What an edge computes is set from outside, by a search strategy: `select(active, gates)` names the candidates that run and
-what they are multiplied by. A fresh edge runs the full mixture, weighted by softmax(alpha).
+What an edge computes is set from outside, by a search strategy: `select(active, gates)` names the candidates that run
+and what they are multiplied by. A fresh edge runs the full mixture, weighted by softmax(alpha).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +60,9 @@ class SearchableEdge(nn.Module):
         return total
 
 
-def searchable_edges(shape: ConvShape, config: CellConfig, operations: Sequence[str] | None) -> dict[EdgeKey, nn.Module]:
+def searchable_edges(
+    shape: ConvShape, config: CellConfig, operations: Sequence[str] | None
+) -> dict[EdgeKey, nn.Module]:
     """Build every edge of a searchable cell with the candidates that fit there.
 
     Args:
@@ -69,7 +71,8 @@ def searchable_edges(shape: ConvShape, config: CellConfig, operations: Sequence[
         operations: the candidates (None: all that are registered); "none" is always one.
 
     Returns:
-        Edges with at least one candidate besides none. There is no identity from input to output: the shortcut is there.
+        Edges with at least one candidate besides none. There is no identity from input to output: the shortcut is
+        there.
     """
     for name in operations or ():
         OPERATIONS[name]  # raises with the closest known names

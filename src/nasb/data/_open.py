@@ -1,16 +1,17 @@
 """From a configuration to a data set: open, leave out what cannot be read, split, keep in memory or stream."""
 
-import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 
 from nasb.data._augmentation import CropResizeFlip, ShiftFlip
 from nasb.data._catalog import DATASETS, DataSetEntry
 from nasb.data._image_data import ImageData
-from nasb.data._pools import MemoryPool, Pool, StreamPool, for_all_files
+from nasb.data._pools import MemoryPool, OtherSizeError, Pool, StreamPool
 from nasb.data._preprocessing import Preprocessing
-from nasb.data._reading import image_side, load_image
+from nasb.data._readable import leave_out_unreadable
+from nasb.data._reading import image_side
 from nasb.data._sources import ArrayImages, FileImages, Images
 from nasb.data._splits import complement, stratified_choice
 from nasb.data.config import DataConfig
@@ -37,35 +38,18 @@ def open_data(config: DataConfig, *, seed: int) -> ImageData:
     entry = DATASETS[config.name]
     source = entry.open(config)
     parts, unreadable = dict(source.parts), 0
-    if config.unreadable == "skip":
-        parts, unreadable = _leave_out_unreadable(parts, source.class_names, str(config.root))
+    files = {part: images for part, images in parts.items() if isinstance(images, FileImages)}
+    if files and config.unreadable == "skip":
+        readable, unreadable = leave_out_unreadable(files, source.class_names, config.workers)
+        parts |= readable
     parts = _split(parts, config, seed)
-
-    size = entry.image_size if config.image_size is None else config.image_size
-    small = _all_small(parts, size, entry)
-    preprocessing = Preprocessing(
-        channels=entry.channels,
-        size=size,
-        # Photos: the published 256 for 224, and the same share elsewhere.
-        resize=size if small else round(size * 256 / 224),
-        mean=config.mean or entry.mean,
-        std=config.std or entry.std,
-    )
-    count = sum(len(images.targets) for images in parts.values())
-    fits = count * entry.channels * size * size <= LARGEST_IN_MEMORY
-    in_memory = (small and fits) if config.in_memory is None else config.in_memory
-    augmentation: ShiftFlip | CropResizeFlip | None = None
-    if config.augmentation == "default":
-        # An image in memory is its centre crop, so it can only be shifted.
-        shift = small or in_memory
-        augmentation = ShiftFlip(max(1, round(size / 8)), entry.flip) if shift else CropResizeFlip(size)
-
+    pools, preprocessing, augmentation = _place(parts, config, entry)
     targets = parts["train"].targets
     weights = stratified_choice(targets, (len(targets) + 1) // 2, seed=seed, purpose="halves")
     return ImageData(
         name=config.name,
         class_names=source.class_names,
-        pools={part: _pool(images, preprocessing, in_memory, config.workers) for part, images in parts.items()},
+        pools=pools,
         halves={"weights": weights, "alpha": complement(len(targets), weights)},
         preprocessing=preprocessing,
         augmentation=augmentation,
@@ -98,61 +82,40 @@ def _split(parts: Mapping[str, Images], config: DataConfig, seed: int) -> dict[s
     return parts
 
 
-def _all_small(parts: Mapping[str, Images], size: int, entry: DataSetEntry) -> bool:
-    if entry.photos:
-        return False
-    for images in parts.values():
-        if isinstance(images, ArrayImages):
-            continue  # small by nature, resized to any size
-        if size > LARGEST_SMALL or any(image_side(path) != (size, size) for path in images.paths):
-            return False
-    return True
+def _place(
+    parts: Mapping[str, Images], config: DataConfig, entry: DataSetEntry
+) -> tuple[dict[str, Pool], Preprocessing, ShiftFlip | CropResizeFlip | None]:
+    """Keep the images in memory or stream them; choose preprocessing and augmentation for small images or photos."""
+    size = entry.image_size if config.image_size is None else config.image_size
+    mean, std = config.mean or entry.mean, config.std or entry.std
+    as_small = Preprocessing(entry.channels, size, size, mean, std)
+    # The published 256 for 224, and the same share elsewhere.
+    as_photos = Preprocessing(entry.channels, size, round(size * 256 / 224), mean, std)
+    shift = ShiftFlip(max(1, round(size / 8)), entry.flip) if config.augmentation == "default" else None
+    crop = CropResizeFlip(size) if config.augmentation == "default" else None
 
+    arrays = {part: images for part, images in parts.items() if isinstance(images, ArrayImages)}
+    if arrays:
+        return {part: MemoryPool.from_arrays(images, as_small) for part, images in arrays.items()}, as_small, shift
 
-def _pool(images: Images, preprocessing: Preprocessing, in_memory: bool, workers: int) -> Pool:
-    if isinstance(images, ArrayImages):
-        return MemoryPool.from_arrays(images, preprocessing)
-    if in_memory:
-        return MemoryPool.from_files(images, preprocessing)
-    return StreamPool(images, preprocessing, workers)
+    files = {part: images for part, images in parts.items() if isinstance(images, FileImages)}
+    count, workers = sum(len(images.paths) for images in files.values()), config.workers
+    fits = count * entry.channels * size * size <= LARGEST_IN_MEMORY
+    keep = fits if config.in_memory is None else config.in_memory
 
+    def read(preprocessing: Preprocessing, exact: bool) -> dict[str, Pool]:
+        return {part: MemoryPool.from_files(files[part], preprocessing, workers, exact=exact) for part in files}
 
-def _leave_out_unreadable(
-    parts: Mapping[str, Images], class_names: tuple[str, ...], root: str
-) -> tuple[dict[str, Images], int]:
-    """Decode every file; return the parts without those that fail, and how many these are, and warn in one line."""
-    kept: dict[str, Images] = {}
-    lost: list[str] = []
-    for part, images in parts.items():
-        if not isinstance(images, FileImages):
-            return dict(parts), 0
-        readable = _readable(images)
-        lost += [path for path, good in zip(images.paths, readable, strict=True) if not good]
-        left_C = np.bincount(images.targets[readable], minlength=len(class_names))
-        if left_C.min() == 0:
-            name = class_names[int(left_C.argmin())]
-            raise UserError(
-                f'no image of class "{name}" in the {part} images of data.root "{root}" can be read; mend them'
-            )
-        kept[part] = images.take(np.flatnonzero(readable))
-    if lost:
-        total = sum(len(images.targets) for images in parts.values())
-        more = ", ..." if len(lost) > 3 else ""
-        warnings.warn(
-            f"left out {len(lost):,} of {total:,} images that cannot be read: {', '.join(lost[:3])}{more}", stacklevel=3
-        )
-    return kept, len(lost)
+    def stream(preprocessing: Preprocessing) -> dict[str, Pool]:
+        return {part: StreamPool(files[part], preprocessing, workers) for part in files}
 
-
-def _readable(images: FileImages) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    readable = np.ones(len(images.paths), dtype=np.bool_)
-
-    def check(numbers: range) -> None:
-        for number in numbers:
-            try:
-                load_image(images.paths[number])
-            except UserError:
-                readable[number] = False
-
-    for_all_files(check, len(images.paths))
-    return readable
+    if not entry.photos and size <= LARGEST_SMALL and image_side(files["train"].paths[0]) == (size, size):
+        if keep:
+            with suppress(OtherSizeError):
+                return read(as_small, exact=True), as_small, shift
+        elif all(image_side(path) == (size, size) for images in files.values() for path in images.paths):
+            return stream(as_small), as_small, shift
+    if config.in_memory:
+        # An image in memory is its centre crop, so it can only be shifted.
+        return read(as_photos, exact=False), as_photos, shift
+    return stream(as_photos), as_photos, crop

@@ -31,6 +31,7 @@ _DAMAGED = (
 
 @cache
 def _known_formats() -> tuple[str, ...]:
+    Image.preinit()  # the common formats, to be tried first
     Image.init()
     return tuple(name for name in Image.OPEN if name not in _NOT_DECODED)
 

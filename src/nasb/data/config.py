@@ -30,7 +30,7 @@ class DataConfig:
     train_limit: int | None = None
     """Train on that many images only, each class with its share: for quick trials."""
     workers: int = 0
-    """Processes that read images which are not kept in memory; 0 reads in the main process."""
+    """Processes that read image files; 0 reads in the main process. Batches are the same for any number."""
     in_memory: bool | None = None
     """Keep decoded images in memory; by default small ones (every file of exactly image_size <= 96) up to 1 GB in all.
     True keeps larger ones as well, at image_size, and varies them by shifts and flips, not by random resized crops."""

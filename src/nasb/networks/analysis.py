@@ -1,8 +1,8 @@
 """What convert() sees in a host: the traced graph, its convolutions, units and residual additions.
 
-A unit is a convolution with the batch norm and the activation that follow it and read nothing else. A residual addition joins a
-branch (the side with the k x k convolutions) and a shortcut (nothing, padding, pooling, or one 1x1 convolution) that fork
-from one node.
+A unit is a convolution with the batch norm and the activation that follow it and read nothing else. A residual
+addition joins a branch (the side with the k x k convolutions) and a shortcut (nothing, padding, pooling, or one 1x1
+convolution) that fork from one node.
 """
 
 import operator
@@ -32,12 +32,26 @@ PASSING_MODULES = (
     nn.Flatten, OptionAShortcut,
 )  # fmt: skip
 PASSING_FUNCTIONS = {
-    F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.dropout, F.pad, torch.flatten, torch.mean,
-    torch.cat, operator.getitem, operator.mul, torch.mul, torch.sigmoid, F.hardsigmoid, F.softmax, F.log_softmax, getattr,
+    F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.dropout, F.pad, torch.flatten,
+    torch.mean, torch.cat, operator.getitem, operator.mul, torch.mul, torch.sigmoid, F.hardsigmoid, F.softmax,
+    F.log_softmax, getattr,
     torch.max_pool2d, torch.adaptive_avg_pool1d,
 }  # fmt: skip
 OTHER_MODULES = (nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.LogSoftmax)
-METHODS = {"relu", "relu_", "add", "add_", "flatten", "view", "reshape", "mean", "size", "contiguous", "squeeze", "tanh"}
+METHODS = {
+    "relu",
+    "relu_",
+    "add",
+    "add_",
+    "flatten",
+    "view",
+    "reshape",
+    "mean",
+    "size",
+    "contiguous",
+    "squeeze",
+    "tanh",
+}
 
 
 class _Tracer(torch.fx.Tracer):
@@ -62,9 +76,11 @@ def trace(host: nn.Module, input_shape: tuple[int, int, int]) -> torch.fx.GraphM
     traced.eval()
     try:
         with torch.no_grad():
-            ShapeProp(traced).propagate(torch.zeros(1, *input_shape))  # type: ignore[no-untyped-call]
+            ShapeProp(traced).propagate(torch.zeros(1, *input_shape))
     except Exception as error:
-        raise UserError(f"convert: {kind} does not run on an input of shape {input_shape}: {_first_line(error)}") from None
+        raise UserError(
+            f"convert: {kind} does not run on an input of shape {input_shape}: {_first_line(error)}"
+        ) from None
     finally:
         traced.train(training)
     return traced
@@ -96,7 +112,9 @@ def refuse_unknown(traced: torch.fx.GraphModule) -> None:
             name = getattr(node.target, "__name__", str(node.target))
             raise UserError(f"convert: the operation {name} (node {node.name}) of the host's forward is not known")
         elif node.op == "get_attr":
-            raise UserError(f"convert: the host's forward reads the tensor {node.target}, which is not in a known layer")
+            raise UserError(
+                f"convert: the host's forward reads the tensor {node.target}, which is not in a known layer"
+            )
 
 
 def module_of(traced: torch.fx.GraphModule, node: torch.fx.Node) -> nn.Module | None:
@@ -175,9 +193,11 @@ def conv_shape(traced: torch.fx.GraphModule, conv: torch.fx.Node) -> ConvShape:
         UserError: padding that is no number of pixels, or is not zeros.
     """
     layer = module_of(traced, conv)
-    assert isinstance(layer, nn.Conv2d)  # noqa: S101 - callers pass convolutions
+    assert isinstance(layer, nn.Conv2d)
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
-        raise UserError(f"convert: layer {conv.target} pads by {layer.padding!r} ({layer.padding_mode}); give pixels of zeros")
+        raise UserError(
+            f"convert: layer {conv.target} pads by {layer.padding!r} ({layer.padding_mode}); give pixels of zeros"
+        )
     height, width = shape_of(conv.all_input_nodes[0])[-2:]
     return ConvShape(
         in_channels=layer.in_channels,

@@ -1,13 +1,15 @@
 """convert(): a plain real CNN in, a hand-made binary, a searchable or a derived network out.
 
-Every convolution of the host becomes a NASB cell, with the batch norm and the activation behind it, except: the first one, the
-classifier, depthwise ones, and the 1x1 of a residual block's shortcut. What stood around the cells changes so:
+Every convolution of the host becomes a NASB cell, with the batch norm and the activation behind it, except: the first
+one, the classifier, depthwise ones, and the 1x1 of a residual block's shortcut. What stood around the cells changes so:
 
-- A residual block whose branch consists of cells loses its addition, since each cell has a shortcut of its own; the 1x1 of its
-  shortcut becomes the shortcut of the cell that changes the shape.
-- A bottleneck (a branch that narrows the channels) keeps its addition: the narrow cells could not carry the real-valued stream.
-  The addition is then the shortcut of the branch's last cell, and a strided 1x1 becomes average pooling and 1x1.
-- Activations of the host in front of a cell go (`activation: none`) or become PReLU / RPReLU: behind a ReLU every sign is +1.
+- A residual block whose branch consists of cells loses its addition, since each cell has a shortcut of its own; the
+  1x1 of its shortcut becomes the shortcut of the cell that changes the shape.
+- A bottleneck (a branch that narrows the channels) keeps its addition: the narrow cells could not carry the
+  real-valued stream. The addition is then the shortcut of the branch's last cell, and a strided 1x1 becomes average
+  pooling and 1x1.
+- Activations of the host in front of a cell go (`activation: none`) or become PReLU / RPReLU: behind a ReLU every
+  sign is +1.
 
 The host's weights are taken over. Batch norms of branches start with the host's gamma times `branch_gain`.
 """
@@ -52,8 +54,8 @@ def convert(
         operations: the candidates of the search (None: all).
 
     Returns:
-        The network, a module whose cells have the qualified names of the host's convolutions. `network.meta["plan"]` is the
-        `Plan`: what became of every convolution, and why.
+        The network, a module whose cells have the qualified names of the host's convolutions. `network.meta["plan"]`
+        is the `Plan`: what became of every convolution, and why.
 
     Raises:
         UserError: the host has a layer or operation that is not known, has no convolution to binarize, or `cells` names
@@ -101,7 +103,7 @@ class _Conversion:
         shortcut_convs = {c for r in self.residuals for c in r.shortcut if analysis.is_conv(self.traced, c)}
         for conv in self.convs:
             layer = analysis.module_of(self.traced, conv)
-            assert isinstance(layer, nn.Conv2d)  # noqa: S101 - self.convs holds convolutions
+            assert isinstance(layer, nn.Conv2d)
             if conv not in with_conv_before:
                 reasons[conv] = "first convolution"
             elif conv not in with_weights_after:
@@ -124,9 +126,7 @@ class _Conversion:
             if name not in cells:
                 raise UserError(f'architecture: the cell "{name}" of the host is missing; it is of another network')
 
-    def rewrite(
-        self, cells: Mapping[str, Sequence[Edge]], search: bool, operations: Sequence[str] | None
-    ) -> None:
+    def rewrite(self, cells: Mapping[str, Sequence[Edge]], search: bool, operations: Sequence[str] | None) -> None:
         """Put the cells in, take out what they replace."""
         shortcuts: dict[torch.fx.Node, nn.Module | None] = {}
         gains: dict[torch.fx.Node, float] = {}
@@ -154,7 +154,7 @@ class _Conversion:
 
     def _kind(self, conv: torch.fx.Node) -> str:
         layer = analysis.module_of(self.traced, conv)
-        assert isinstance(layer, nn.Conv2d)  # noqa: S101 - called with convolutions
+        assert isinstance(layer, nn.Conv2d)
         stride = f" /{layer.stride[0]}" if layer.stride[0] > 1 else ""
         return f"{layer.kernel_size[0]}x{layer.kernel_size[1]} {layer.in_channels}-{layer.out_channels}{stride}"
 
@@ -205,7 +205,7 @@ class _Conversion:
         shortcut = ConvShortcut(shape)
         unit = analysis.unit_of(self.traced, side)
         conv = analysis.module_of(self.traced, side)
-        assert isinstance(conv, nn.Conv2d)  # noqa: S101 - sides are convolutions
+        assert isinstance(conv, nn.Conv2d)
         if conv.weight.shape == shortcut.conv.weight.shape:
             shortcut.conv.load_state_dict({"weight": conv.weight})
             if unit.bn is not None:
@@ -224,14 +224,14 @@ class _Conversion:
     ) -> None:
         name = str(unit.conv.target)
         conv = analysis.module_of(self.traced, unit.conv)
-        assert isinstance(conv, nn.Conv2d)  # noqa: S101 - units begin with convolutions
+        assert isinstance(conv, nn.Conv2d)
         if search:
             edges = searchable_edges(shape, self.config, operations)
         else:
             edges = derived_edges(shape, self.config, cells.get(name, ()), f"architecture: cells.{name}")
         cell = Cell(shape, self.config, edges, shortcut, gain=gain)
         bn = None if unit.bn is None else self.traced.get_submodule(str(unit.bn.target))
-        for base in cell.backbone:
+        for base in cell.bases():
             base.conv.weight.data.copy_(conv.weight.data)
             _take_over_bn(base.bn, bn, conv, float(base.bn.weight.data[0]))
         self.traced.add_submodule(name, cell)

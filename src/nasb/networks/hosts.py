@@ -1,6 +1,7 @@
 """The hosts that come with nasb. Their real forms take published state dicts unchanged.
 
-ResNet-18/34/50 are torchvision's own (He et al., CVPR 2016, arXiv 1512.03385); ResNet-20/32/44/56 are of nasb.networks.resnet_cifar.
+ResNet-18/34/50 are torchvision's own (He et al., CVPR 2016, arXiv 1512.03385); ResNet-20/32/44/56 are of
+nasb.networks.resnet_cifar.
 """
 
 from torch import nn

@@ -1,6 +1,11 @@
 """The plan of a conversion: what became of every convolution of the host, and why."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.fx import GraphModule
 
 
 @dataclass(frozen=True)
@@ -33,3 +38,8 @@ class Plan:
         return "\n".join(
             "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table
         )
+
+
+def plan_of(network: "nn.Module") -> Plan:
+    """Return the plan of a network that convert() has made."""
+    return cast(Plan, cast("GraphModule", network).meta["plan"])

@@ -1,7 +1,7 @@
 """The names under which networks are made: hosts, and the conversions of each host.
 
-For a host ``resnet18`` there are three names: ``resnet18`` (the real network), ``bireal_resnet18`` (hand-made binary: every edge
-"none") and ``nasb_resnet18`` (derived from an architecture, or, without one, the searchable network).
+For a host ``resnet18`` there are three names: ``resnet18`` (the real network), ``bireal_resnet18`` (hand-made binary:
+every edge "none") and ``nasb_resnet18`` (derived from an architecture, or, without one, the searchable network).
 """
 
 import inspect
@@ -44,8 +44,8 @@ def register_host(
 ) -> Callable[[Callable[..., "nn.Module"]], Callable[..., "nn.Module"]]:
     """Return a decorator that registers a real CNN as a host, under its name and those of its conversions.
 
-    The decorated function takes ``num_classes`` and ``in_channels`` (channels of the images) and options of its own, by name;
-    the first line of its docstring describes it.
+    The decorated function takes ``num_classes`` and ``in_channels`` (channels of the images) and options of its own,
+    by name; the first line of its docstring describes it.
 
     Raises:
         ValueError: the name is taken, or begins like a conversion's.
@@ -102,7 +102,11 @@ def host_defaults(name: str) -> tuple[tuple[int, int, int], int]:
 
 
 def create_host(
-    name: str, *, num_classes: int | None = None, in_channels: int | None = None, options: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> "nn.Module":
     """Build a registered real network.
 
@@ -137,9 +141,10 @@ def create_network(
         name: see `list_networks`.
         num_classes: number of classes; by default what the host was published with.
         input_shape: [channels, height, width]; by default what the host was published with.
-        architecture: for ``nasb_...``: an `Architecture` or the path of its JSON. Without it ``nasb_...`` is the searchable
-            network, with every candidate present.
-        options: the host's own (``width``, ``stem_stride``, ...) and those of `CellConfig` (``bases``, ``activation``, ...).
+        architecture: for ``nasb_...``: an `Architecture` or the path of its JSON. Without it ``nasb_...`` is the
+            searchable network, with every candidate present.
+        options: the host's own (``width``, ``stem_stride``, ...) and those of `CellConfig` (``bases``,
+            ``activation``, ...).
 
     Raises:
         UserError: unknown name or option, or an architecture of another host.

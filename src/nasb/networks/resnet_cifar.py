@@ -1,7 +1,8 @@
 """ResNet-20/32/44/56 for 32x32 images, after section 4.2 of He et al., CVPR 2016, arXiv 1512.03385.
 
-Three stages of widths w, 2w, 4w with 3n basic blocks in all (depth 6n + 2); shortcuts without parameters ("option A": every
-second pixel, missing channels zero). Departure: `stem_stride` = 2 quarters the cost of everything behind the stem.
+Three stages of widths w, 2w, 4w with 3n basic blocks in all (depth 6n + 2); shortcuts without parameters ("option A":
+every second pixel, missing channels zero). Departure: `stem_stride` = 2 quarters the cost of everything behind the
+stem.
 """
 
 import torch.nn.functional as F

@@ -36,7 +36,7 @@ class SearchConfig:
     final_temperature: float = 0.3
     """Strategy gumbel: temperature at the end (geometric schedule)."""
     entropy_weight: float = 0.0
-    """Weight of an entropy bonus on alpha against early collapse; it decays as exp(-epoch / entropy_decay) (BNAS: 1.0)."""
+    """Weight of an entropy bonus on alpha against collapse; it decays as exp(-epoch / entropy_decay) (BNAS: 1.0)."""
     entropy_decay: float = 7.7
     """Epochs in which the entropy bonus falls to 1/e."""
     candidates: int = 24
@@ -54,7 +54,7 @@ class SearchConfig:
         STRATEGIES[self.strategy]
         if self.budget < 1.0:
             raise UserError(
-                f'search.budget is {self.budget}, but a network with every edge "none" already costs 1.0. Give one >= 1.0'
+                f'search.budget is {self.budget}, but a network with every edge "none" costs 1.0. Give one >= 1.0'
             )
         if self.weights not in ("binary", "real"):
             raise UserError(f"search.weights is {self.weights!r}; accepted: binary, real")
@@ -62,7 +62,9 @@ class SearchConfig:
             if getattr(self, key) < 1:
                 raise UserError(f"search.{key} is {getattr(self, key)}; it must be at least 1")
         if not 0 <= self.warmup_epochs <= self.epochs:
-            raise UserError(f"search.warmup_epochs is {self.warmup_epochs}; accepted: 0 to search.epochs ({self.epochs})")
+            raise UserError(
+                f"search.warmup_epochs is {self.warmup_epochs}; accepted: 0 to search.epochs ({self.epochs})"
+            )
         for key in ("uniform_paths", "free_share", "pair_share"):
             if not 0 <= getattr(self, key) <= 1:
                 raise UserError(f"search.{key} is {getattr(self, key)}; accepted: 0 to 1")

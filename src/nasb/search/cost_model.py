@@ -1,7 +1,7 @@
 """OPs of architectures and their expectation under alpha, in closed form.
 
-An edge costs only if it lies on a way from the cell's input to its output. The edges into a node and those out of it are
-different ones, and are chosen independently, so for an edge i -> j
+An edge costs only if it lies on a way from the cell's input to its output. The edges into a node and those out of it
+are different ones, and are chosen independently, so for an edge i -> j
 
     E[OPs of i -> j] = P(i is fed) * sum_o p_o OPs(o) * P(j leads to the output)
 

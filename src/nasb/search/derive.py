@@ -1,9 +1,9 @@
 """Derivation: alpha in, an architecture within the budget out.
 
-First the most probable operation of every edge. Then one change after the other, each of one or two edges of a cell: while the
-network costs too much, the change that loses least log-probability per OP saved; while more than 1% of the budget lies idle,
-the change that gains most (or loses least) per OP added. Two edges change at once so that a way through an inside node, which costs
-nothing until both of its edges are there, can be opened or closed.
+First the most probable operation of every edge. Then one change after the other, each of one or two edges of a cell:
+while the network costs too much, the change that loses least log-probability per OP saved; while more than 1% of the
+budget lies idle, the change that gains most (or loses least) per OP added. Two edges change at once so that a way
+through an inside node, which costs nothing until both of its edges are there, can be opened or closed.
 """
 
 import itertools
@@ -88,7 +88,7 @@ class Derivation:
         return None if best is None else best[1:]
 
     def _changes(self, cell: str) -> Iterator[tuple[Choice, float, float]]:
-        """Yield every change of one or two edges of a cell that changes its OPs: (changes, log-probability, OPs added)."""
+        """Yield every change of one or two edges that changes a cell's OPs: (changes, log-probability, OPs added)."""
         choice, logs = self.choices[cell], self.log_probabilities[cell]
         before = self.cost.cell_ops(cell, self._edges(cell, choice))
         single = [(key, index) for key in choice for index in range(len(logs[key])) if index != choice[key]]

@@ -1,8 +1,8 @@
 """Searcher: alpha, its objective and its optimizer over one searchable network; watching it; deriving from it.
 
-Objective of alpha: ``cross-entropy + w * |log(E[OPs] / budget)| - entropy bonus``, two-sided in the budget (a one-sided penalty
-left half of it unspent). Alpha starts where E[OPs] meets the budget, with its mass on "none", so that a step costs about what a
-step of the derived network costs.
+Objective of alpha: ``cross-entropy + w * |log(E[OPs] / budget)| - entropy bonus``, two-sided in the budget (a
+one-sided penalty left half of it unspent). Alpha starts where E[OPs] meets the budget, with its mass on "none", so
+that a step costs about what a step of the derived network costs.
 """
 
 import math
@@ -25,8 +25,8 @@ from nasb.search.strategies import STRATEGIES
 
 @dataclass(frozen=True)
 class SearchReport:
-    """How the search stands: `entropy` of alpha in [0, 1] (1: uniform), `ops_ratio` = E[OPs] / backbone, `histogram` of the
-    derived architecture's operations, and a warning where the search collapses.
+    """How the search stands: `entropy` of alpha in [0, 1] (1: uniform), `ops_ratio` = E[OPs] / backbone, `histogram`
+    of the derived architecture's operations, and a warning where the search collapses.
     """
 
     entropy: float

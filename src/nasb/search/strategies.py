@@ -1,11 +1,12 @@
 """Search strategies: how paths are sampled, and how alpha is updated, behind one interface.
 
-A strategy decides what every edge computes in a step of weights and in a step of alpha. The objective of alpha, its optimizer, the
-budget and the derivation are the same for all (nasb.search.searcher), so that strategies can be compared.
+A strategy decides what every edge computes in a step of weights and in a step of alpha. The objective of alpha, its
+optimizer, the budget and the derivation are the same for all (nasb.search.searcher), so that strategies can be
+compared.
 
-Departures from the papers: no strategy rescales alpha after a step (ProxylessNAS keeps the paths that were not sampled as
-probable as before); gates compares the two paths of a share of the edges in each step, since "none" is one of the two on most
-edges and comparing all would compute every edge.
+Departures from the papers: no strategy rescales alpha after a step (ProxylessNAS keeps the paths that were not
+sampled as probable as before); gates compares the two paths of a share of the edges in each step, since "none" is one
+of the two on most edges and comparing all would compute every edge.
 """
 
 from abc import ABC, abstractmethod
@@ -68,7 +69,8 @@ class Gumbel(Strategy):
     """Sample one path; gradient of alpha through a Gumbel softmax at the sampled operation.
 
     ``gate = onehot(argmax(alpha + G)) + softmax((alpha + G) / temperature)`` without the value of the latter.
-    Source: Xie et al., SNAS, ICLR 2019, arXiv 1812.09926; single path as in Dong and Yang, GDAS, CVPR 2019, arXiv 1910.04465.
+    Source: Xie et al., SNAS, ICLR 2019, arXiv 1812.09926; single path as in Dong and Yang, GDAS, CVPR 2019, arXiv
+    1910.04465.
     """
 
     description = "Gumbel-softmax sampling of single paths (SNAS, GDAS)"

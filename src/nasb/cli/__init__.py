@@ -1,0 +1,77 @@
+"""The command line: one function per sub-command, each in the file of its kind.
+
+Imports stay light: torch is imported by the command that needs it, after OpenMP has been told not to spin.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from nasb.errors import UserError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("nasb.cli.stages", "all stages: search, pretrain, finetune, evaluation"),
+    "search": ("nasb.cli.stages", "stage 1 alone: find the architecture"),
+    "pretrain": ("nasb.cli.stages", "stage 2 alone: train the derived network with real weights"),
+    "finetune": ("nasb.cli.stages", "stage 3 alone: binarize weights and activations"),
+    "evaluate": ("nasb.cli.inference", "Top-1 of a trained network"),
+    "predict": ("nasb.cli.inference", "classes of images"),
+    "summary": ("nasb.cli.inspection", "cost of a network, layer by layer"),
+    "plan": ("nasb.cli.inspection", "what conversion makes of each convolution of a host, and why"),
+    "draw": ("nasb.cli.inspection", "picture of an architecture"),
+    "list": ("nasb.cli.inspection", "networks, operations, strategies, datasets, recipes"),
+    "info": ("nasb.cli.inspection", "versions and hardware"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code: 0, or 2 after a user error (one line on standard error)."""
+    # A waiting OpenMP thread that spins costs a training with a busy neighbour many times its time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"nasb {version('nasb')}")
+        return 0
+    try:
+        command = _find(arguments[0])
+        return command(arguments[1:]) or 0
+    except UserError as error:
+        print(f"nasb: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nasb: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has gone
+        return 0
+
+
+def _find(name: str) -> Callable[[Sequence[str]], int | None]:
+    from importlib import import_module
+
+    from nasb.errors import unknown_name
+
+    if name not in COMMANDS:
+        raise UserError(f"{unknown_name('command', name, COMMANDS)}; see nasb --help")
+    function: Callable[[Sequence[str]], int | None] = getattr(import_module(COMMANDS[name][0]), f"{name}_command")
+    return function
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: nasb COMMAND [options]; nasb COMMAND --help tells the options and their defaults",
+            "",
+            "Search, train and deploy binary convolutional neural networks.",
+            "",
+            *lines,
+        ]
+    )

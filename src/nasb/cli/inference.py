@@ -1,0 +1,146 @@
+"""nasb evaluate and predict: using a trained network."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nasb.cli.parsing import parser
+from nasb.errors import UserError
+
+if TYPE_CHECKING:
+    from nasb.data import DataConfig
+    from nasb.model_file import Model
+
+PARTS = ("test", "validation", "train")
+
+
+def evaluate_command(arguments: Sequence[str]) -> None:
+    """Print Top-1 of a trained network."""
+    from nasb.data import DataConfig
+
+    p = parser(
+        "evaluate", "Top-1 of a trained network. A run directory brings its own data; a model file needs --data.name."
+    )
+    p.add_argument(
+        "target", help="run directory, model.safetensors, or weights of a registered real network (with --network)"
+    )
+    p.add_argument("--part", type=str, default="test", help=", ".join(PARTS))
+    p.add_argument("--network", type=str, default=None, help="registered real network whose weights the target holds")
+    p.add_argument("--option", action="append", default=[], help="key=value: an option of --network; repeatable")
+    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--seed", type=int, default=0, help="seed of the validation split, where no run directory tells it")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    p.add_class_arguments(DataConfig, "data")
+    values = p.parse_args(list(arguments))
+    if values.part not in PARTS:
+        raise UserError(f"--part is {values.part!r}; accepted: {', '.join(PARTS)}")
+    if values.plugin is not None:
+        from nasb.plugin import load_plugin
+
+        load_plugin(values.plugin)
+    given = any(argument.startswith("--data") for argument in arguments)
+    data_config: DataConfig = p.instantiate_classes(values)["data"]
+    config, seed = _data_of(values.target, data_config, given, values.seed)
+    from nasb.data import open_data
+    from nasb.training.evaluation import evaluate
+
+    data = open_data(config, seed=seed)
+    if values.network is None:
+        model = _model(values.target)
+        network = model.network
+        if model.preprocessing.to_dict() != data.preprocessing.to_dict():
+            raise UserError(
+                f"{values.target}: was trained on images prepared as {model.preprocessing}, but these are prepared as "
+                f"{data.preprocessing}; give --data.image_size, --data.mean and --data.std to match"
+            )
+        if model.class_names != data.class_names:
+            raise UserError(
+                f"{values.target}: its classes are {_names(model.class_names)}, the data's {_names(data.class_names)}"
+            )
+    else:
+        from nasb.cli.inspection import parse_option
+        from nasb.networks import create_host
+        from nasb.training.optimization import load_weights
+
+        options = dict(parse_option(option) for option in values.option)
+        network = create_host(
+            values.network, num_classes=data.num_classes, in_channels=data.input_shape[0], options=options
+        )
+        load_weights(network, values.target)
+    result = evaluate(network.eval(), data, values.part)
+    if values.json:
+        print(json.dumps({"part": values.part, "top1": result.top1, "loss": result.loss, "images": result.images}))
+    else:
+        print(f"{values.part}: Top-1 {result.top1:.2f}%, loss {result.loss:.4f}, {result.images:,} images")
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _data_of(target: str, asked: "DataConfig", given: bool, seed: int) -> "tuple[DataConfig, int]":
+    """Return the data config and seed: those of the run, unless data flags are given."""
+    if not Path(target).is_dir():
+        if not given:
+            raise UserError(f"{target}: a file does not tell which images to use; give --data.name (and --data.root)")
+        return asked, seed
+    from nasb.data import DataConfig
+    from nasb.training.run_directory import read_config
+
+    values = read_config(Path(target))
+    if given:
+        return asked, int(values.get("seed", 0))
+    try:
+        return DataConfig(**values["data"]), int(values["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{target}/config.yaml: is damaged: {error}") from None
+
+
+def _model(target: str) -> "Model":
+    from nasb.model_file import load_target
+
+    return load_target(target)
+
+
+def predict_command(arguments: Sequence[str]) -> None:
+    """Print the classes of images."""
+    p = parser("predict", "Classes of images, with the probabilities that the network gives.")
+    p.add_argument("target", help="run directory or model.safetensors")
+    p.add_argument("images", nargs="+", help="image files")
+    p.add_argument("--top", type=int, default=3, help="how many classes to print for each image")
+    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    values = p.parse_args(list(arguments))
+    if values.top < 1:
+        raise UserError(f"--top is {values.top}; it must be at least 1")
+    if values.plugin is not None:
+        from nasb.plugin import load_plugin
+
+        load_plugin(values.plugin)
+    import torch
+
+    from nasb.data import load_image
+
+    model = _model(values.target)
+    failed = 0
+    found = {}
+    for path in values.images:
+        try:
+            image = model.preprocessing(load_image(path))
+        except UserError as error:
+            failed += 1
+            print(f"nasb: {error}", file=sys.stderr)
+            continue
+        with torch.no_grad():
+            probabilities = model.network(image[None]).softmax(1)[0]
+        best = probabilities.topk(min(values.top, len(model.class_names)))
+        found[path] = {model.class_names[int(i)]: float(p) for p, i in zip(best.values, best.indices, strict=True)}
+    if values.json:
+        print(json.dumps(found, indent=1))
+    else:
+        for path, classes in found.items():
+            print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in classes.items()))
+    if failed:
+        raise UserError(f"{failed} of {len(values.images)} images could not be read")

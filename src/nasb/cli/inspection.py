@@ -1,0 +1,220 @@
+"""nasb summary, plan, draw, list, info: looking at networks without training them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasb.cli.parsing import parser
+from nasb.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasb.cells.architecture import Architecture
+
+TARGET_HELP = "name of a registered network, architecture.json, model.safetensors, or run directory"
+
+
+def parse_size(text: str) -> tuple[int, int, int]:
+    """Read ``3x224x224`` as (channels, height, width).
+
+    Raises:
+        UserError: it is not three whole numbers above 0.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f'--input-size is "{text}"; give CHANNELSxHEIGHTxWIDTH, e.g. 3x224x224')
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """Read ``key=value`` with a value in JSON, or a plain word.
+
+    Raises:
+        UserError: there is no "=".
+    """
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise UserError(f'--option is "{text}"; give key=value, e.g. stem_stride=2')
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def find_architecture(target: str) -> "Architecture | None":
+    """Return the architecture of a file or run directory; None if the target is neither."""
+    from nasb.cells.architecture import Architecture
+
+    path = Path(target)
+    if path.is_dir():
+        if not (path / "architecture.json").exists():
+            raise UserError(
+                f"{target}: holds no architecture.json: the search has not finished, or it is not a run directory"
+            )
+        return Architecture.load(path / "architecture.json")
+    if path.suffix == ".safetensors":
+        from nasb.model_file import load_model
+
+        return load_model(path).architecture
+    if path.suffix == ".json" or path.is_file():
+        return Architecture.load(path)
+    return None
+
+
+def build_target(
+    target: str, input_size: str | None, options: Sequence[str], num_classes: int | None
+) -> "tuple[nn.Module, tuple[int, int, int]]":
+    """Return the network that a TARGET names, and its input shape.
+
+    Raises:
+        UserError: there is no such network or file, or an option does not fit it.
+    """
+    from nasb.networks import create_network, host_defaults
+
+    shape = None if input_size is None else parse_size(input_size)
+    architecture = find_architecture(target)
+    if architecture is None:
+        made = dict(parse_option(option) for option in options)
+        network = create_network(target, num_classes=num_classes, input_shape=shape, **made)
+        return network, shape or host_defaults(target)[0]
+    if options or num_classes is not None:
+        raise UserError(f"{target}: --option and --num-classes are for registered names; the file has its own")
+    if shape is not None and shape[0] != architecture.input_shape[0]:
+        raise UserError(f"{target}: is for {architecture.input_shape[0]} channels, --input-size has {shape[0]}")
+    return architecture.build(), shape or architecture.input_shape
+
+
+def summary_command(arguments: Sequence[str]) -> None:
+    """Print the cost of a network."""
+    p = parser("summary", "Cost of a network, layer by layer. One MAC is one operation; OPs = FLOPs + BOPs / 64.")
+    p.add_argument("target", help=TARGET_HELP)
+    p.add_argument("--input-size", type=str, default=None, help="CHANNELSxHEIGHTxWIDTH (default: the network's own)")
+    p.add_argument("--num-classes", type=int, default=None, help="classes (default: the network's own)")
+    p.add_argument("--option", action="append", default=[], help="key=value, e.g. stem_stride=2 or bases=3; repeatable")
+    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    values = p.parse_args(list(arguments))
+    _load_plugin(values.plugin)
+    from nasb.cost import count, render
+
+    network, shape = build_target(values.target, values.input_size, values.option, values.num_classes)
+    result = count(network, shape)
+    print(json.dumps(result.to_dict(), indent=1) if values.json else render(result))
+
+
+def plan_command(arguments: Sequence[str]) -> None:
+    """Print what conversion makes of a host."""
+    p = parser("plan", "What conversion makes of each convolution of a host, and why.")
+    p.add_argument("host", help="registered host network")
+    p.add_argument("--input-size", type=str, default=None, help="CHANNELSxHEIGHTxWIDTH (default: the host's own)")
+    p.add_argument("--option", action="append", default=[], help="key=value; repeatable")
+    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    values = p.parse_args(list(arguments))
+    _load_plugin(values.plugin)
+    from nasb.networks.plan import plan_of
+
+    network, _ = build_target(f"bireal_{values.host}", values.input_size, values.option, None)
+    plan = plan_of(network)
+    print(json.dumps([vars(row) for row in plan.rows], indent=1) if values.json else str(plan))
+
+
+def draw_command(arguments: Sequence[str]) -> None:
+    """Draw an architecture."""
+    p = parser("draw", "Picture of an architecture: the whole network, or one cell.")
+    p.add_argument("target", help=TARGET_HELP)
+    p.add_argument("-o", "--output", type=str, required=True, help="FILE.svg or FILE.png")
+    p.add_argument("--cell", type=str, default=None, help="draw this cell alone, e.g. layer1.0.conv1")
+    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    values = p.parse_args(list(arguments))
+    _load_plugin(values.plugin)
+    from nasb.cells.draw import draw_architecture
+
+    architecture = find_architecture(values.target) or _registered_architecture(values.target)
+    draw_architecture(architecture, values.output, cell=values.cell)
+    print(values.output)
+
+
+def _registered_architecture(name: str) -> "Architecture":
+    """Return the hand-made architecture of a registered name, so that it can be drawn."""
+    from nasb.cells.architecture import Architecture
+    from nasb.networks import create_network, host_defaults
+    from nasb.networks.plan import plan_of
+
+    host = name.removeprefix("bireal_").removeprefix("nasb_")
+    shape, num_classes = host_defaults(name)
+    plan = plan_of(create_network(f"bireal_{host}"))
+    cells = dict.fromkeys(plan.becoming("cell"), ())
+    return Architecture(host=host, num_classes=num_classes, input_shape=shape, cells=cells)
+
+
+def list_command(arguments: Sequence[str]) -> None:
+    """List names."""
+    kinds = ("networks", "operations", "strategies", "datasets", "recipes")
+    p = parser("list", f"List {', '.join(kinds)}.")
+    p.add_argument("kind", help=", ".join(kinds))
+    p.add_argument("pattern", nargs="?", default="*", help="shell wildcard (default: *)")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    values = p.parse_args(list(arguments))
+    if values.kind not in kinds:
+        raise UserError(unknown_name("list", values.kind, kinds))
+    import fnmatch
+
+    entries = {n: text for n, text in _listing(values.kind).items() if fnmatch.fnmatchcase(n, values.pattern)}
+    if values.json:
+        print(json.dumps(entries, indent=1))
+        return
+    width = max(map(len, entries), default=0)
+    for name, text in entries.items():
+        print(f"{name.ljust(width)}  {text}".rstrip())
+
+
+def _listing(kind: str) -> dict[str, str]:
+    if kind == "networks":
+        from nasb.networks import describe_network, list_networks
+
+        return {name: describe_network(name) for name in list_networks()}
+    if kind == "operations":
+        from nasb.cells.operations import OPERATIONS
+
+        return {
+            name: f"{'paid' if OPERATIONS[name].paid else 'free'}: {OPERATIONS[name].description}"
+            for name in OPERATIONS
+        }
+    if kind == "strategies":
+        from nasb.search import STRATEGIES
+
+        return {name: STRATEGIES[name].description for name in STRATEGIES}
+    if kind == "datasets":
+        from nasb.data import dataset_names
+
+        return dataset_names()
+    from nasb.recipes import list_recipes, recipe_path
+
+    lines = {name: recipe_path(name).read_text(encoding="utf-8").splitlines()[0] for name in list_recipes()}
+    return {name: line.removeprefix("#").strip() for name, line in lines.items()}
+
+
+def info_command(arguments: Sequence[str]) -> None:
+    """Print versions and hardware."""
+    p = parser("info", "Versions and hardware.")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    values = p.parse_args(list(arguments))
+    from nasb.training.run_directory import environment
+
+    facts = environment()
+    del facts["command"]
+    if values.json:
+        print(json.dumps(facts, indent=1))
+        return
+    for key, value in facts.items():
+        print(f"{key}: {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value}")
+
+
+def _load_plugin(path: str | None) -> None:
+    if path is not None:
+        from nasb.plugin import load_plugin
+
+        load_plugin(path)

@@ -1,0 +1,86 @@
+"""What all commands share: parsers whose errors are one line, and the run's config from YAML and flags."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from nasb.errors import UserError
+from nasb.recipes import recipe_path
+
+if TYPE_CHECKING:
+    from nasb.training.config import RunConfig
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class Parser(ArgumentParser):
+    """A parser that raises UserError instead of printing its usage and leaving."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message as a UserError of one line."""
+        raise UserError(_one_line(message)) from None
+
+
+def _one_line(message: str) -> str:
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return "; ".join(dict.fromkeys(lines))
+
+
+def parser(command: str, description: str) -> Parser:
+    """Return an empty parser of a command."""
+    return Parser(prog=f"nasb {command}", description=description, default_env=False)
+
+
+def run_parser(command: str, description: str) -> Parser:
+    """Return a parser with the whole run config, --config and --out."""
+    from nasb.training.config import RunConfig
+
+    p = parser(command, description)
+    p.add_argument("--config", action="config", help="YAML file with the keys below, or the name of a recipe")
+    p.add_argument("--out", type=str, default=None, help="run directory")
+    p.add_class_arguments(RunConfig, None)
+    return p
+
+
+def parse_run(command: str, description: str, arguments: Sequence[str]) -> "tuple[RunConfig, Path]":
+    """Return the config and the run directory that the command line asks for.
+
+    A run directory that holds a run brings its config, unless --config is given.
+
+    Raises:
+        UserError: what is wrong, by key.
+    """
+    from nasb.training.config import RunConfig
+
+    p = run_parser(command, description)
+    arguments = _with_recipe_paths(list(arguments))
+    out = _value(arguments, "--out")
+    if out is not None and _value(arguments, "--config") is None and (Path(out) / "config.yaml").is_file():
+        arguments = ["--config", str(Path(out) / "config.yaml"), *arguments]
+    values = p.parse_args(arguments)
+    if values.out is None:
+        raise UserError(f"nasb {command}: --out is missing: give the run directory")
+    made = p.instantiate_classes(values)
+    fields = {key: made[key] for key in RunConfig.__dataclass_fields__}
+    return RunConfig(**fields), Path(values.out)
+
+
+def _value(arguments: Sequence[str], flag: str) -> str | None:
+    for index, argument in enumerate(arguments):
+        if argument.startswith(f"{flag}="):
+            return argument.split("=", 1)[1]
+        if argument == flag and index + 1 < len(arguments):
+            return arguments[index + 1]
+    return None
+
+
+def _with_recipe_paths(arguments: list[str]) -> list[str]:
+    """Put the path in place of a recipe's name behind --config."""
+    for index, argument in enumerate(arguments):
+        if argument == "--config" and index + 1 < len(arguments):
+            arguments[index + 1] = str(recipe_path(arguments[index + 1]))
+        elif argument.startswith("--config="):
+            arguments[index] = f"--config={recipe_path(argument.split('=', 1)[1])}"
+    return arguments

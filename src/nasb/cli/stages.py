@@ -1,0 +1,57 @@
+"""nasb run, search, pretrain, finetune."""
+
+import sys
+from collections.abc import Sequence
+
+from nasb.cli.parsing import parse_run
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    """Run all stages, evaluate, draw."""
+    _run("run", "All stages: search, pretrain, finetune; then evaluation, summary.json and a drawing.", arguments, None)
+
+
+def search_command(arguments: Sequence[str]) -> None:
+    """Run the search."""
+    _run("search", "Stage 1 alone: find the architecture.", arguments, "search")
+
+
+def pretrain_command(arguments: Sequence[str]) -> None:
+    """Run the pretraining."""
+    _run("pretrain", "Stage 2 alone: train the derived network with real weights.", arguments, "pretrain")
+
+
+def finetune_command(arguments: Sequence[str]) -> None:
+    """Run the finetuning."""
+    _run("finetune", "Stage 3 alone: binarize; then evaluation and summary.json.", arguments, "finetune")
+
+
+def _run(command: str, description: str, arguments: Sequence[str], stage: str | None) -> None:
+    config, out = parse_run(command, description, arguments)
+    from nasb.training.pipeline import Pipeline
+
+    with Pipeline(config, out) as pipeline:
+        first = pipeline.fabric.is_global_zero
+        if first:
+            print(pipeline.data.describe(), file=sys.stderr)
+        pipeline.run_stages(pipeline.stages() if stage is None else [stage])
+        if stage in ("search", None) and first:
+            from nasb.cells.draw import draw_architecture
+
+            draw_architecture(pipeline.architecture(), out / "architecture.svg")
+        if stage in ("finetune", None):
+            summary = pipeline.summarize()
+            if first:
+                _print_summary(summary, str(out))
+
+
+def _print_summary(summary: dict[str, object], out: str) -> None:
+    def percent(key: str) -> str:
+        value = summary[key]
+        return f"{value:.2f}%" if isinstance(value, float) else "no images"
+
+    print(
+        f"{out}: Top-1 test {percent('test_top1')}, validation {percent('validation_top1')}; "
+        f"{summary['ops']:.4g} OPs ({summary['ops_ratio']:.3f} of the backbone, "
+        f"{summary['added_binary_macs']:+.0%} binary MACs), {summary['memory_bits'] / 8000:.4g} kB"  # type: ignore[operator]
+    )

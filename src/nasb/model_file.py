@@ -1,0 +1,108 @@
+"""model.safetensors: the weights of a network together with all that is needed to use them.
+
+The metadata holds one JSON object under "nasb": the file's version, the architecture, the phase of its layers, the
+preprocessing of images and the class names.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasb.cells.architecture import Architecture
+from nasb.errors import UserError
+from nasb.files import load_safetensors, save_safetensors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasb.data import Preprocessing
+
+VERSION = 1
+BINARY = {"weights": "binary", "activations": "sign"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network, in evaluation mode, and what belongs to it."""
+
+    network: "nn.Module"
+    architecture: Architecture
+    preprocessing: "Preprocessing"
+    class_names: tuple[str, ...]
+
+
+def save_model(
+    path: Path,
+    network: "nn.Module",
+    architecture: Architecture,
+    preprocessing: "Preprocessing",
+    class_names: tuple[str, ...],
+    phase: dict[str, str],
+) -> None:
+    """Write a model file atomically."""
+    values = {
+        "version": VERSION,
+        "architecture": architecture.to_dict(),
+        "phase": phase,
+        "preprocessing": preprocessing.to_dict(),
+        "class_names": list(class_names),
+    }
+    save_safetensors(path, network.state_dict(), {"nasb": json.dumps(values)})
+
+
+def load_model(path: str | Path, *, host: "nn.Module | None" = None) -> Model:
+    """Read a model file.
+
+    Args:
+        path: a model.safetensors.
+        host: the real network that was converted, where it is not a registered one.
+
+    Raises:
+        UserError: the file is missing, cut short, not of nasb, or its tensors are not those of its architecture.
+    """
+    from nasb.binary import set_phase
+    from nasb.data import Preprocessing
+
+    tensors, metadata = load_safetensors(path)
+    if "nasb" not in metadata:
+        raise UserError(f"{path}: was not written by nasb (no metadata); weights of a real CNN are taken by --init")
+    try:
+        values: dict[str, Any] = json.loads(metadata["nasb"])
+        version = values["version"]
+        if version != VERSION:
+            raise UserError(f"{path}: version {version} of the model file; this version of nasb reads {VERSION}")
+        architecture = Architecture.from_dict(values["architecture"], f"{path}: architecture")
+        preprocessing = Preprocessing.from_dict(values["preprocessing"])
+        class_names = tuple(str(name) for name in values["class_names"])
+        phase = {"weights": str(values["phase"]["weights"]), "activations": str(values["phase"]["activations"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: its metadata is damaged: {error!r}") from None
+    network = architecture.build(host)
+    set_phase(network, **phase)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path}: the tensors are not those of its architecture: {reason}") from None
+    return Model(network.eval(), architecture, preprocessing, class_names)
+
+
+def load_target(path: str | Path) -> Model:
+    """Read the trained network of a run directory, or a model file.
+
+    Raises:
+        UserError: as `load_model`; a run that has not finished.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return load_model(path)
+    file = path / "model.safetensors"
+    if not file.exists():
+        raise UserError(f"{path}: holds no model.safetensors: the run has not finished, or it is not a run directory")
+    return load_model(file)
+
+
+def load(path: str | Path) -> "nn.Module":
+    """Return the trained network of a run directory or model file, in evaluation mode (`nasb.load`)."""
+    return load_target(path).network

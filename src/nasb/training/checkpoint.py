@@ -1,0 +1,74 @@
+"""Checkpoints of a run: atomic, its own only, read with weights_only=True.
+
+A checkpoint is the whole state of one stage at one step: network, alpha, optimizers, moving average, running sums of
+metrics, and how long metrics.jsonl was. Random numbers need no state (nasb.seeding).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nasb.errors import UserError
+from nasb.files import write_atomically
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Position:
+    """The next step of a stage: `epoch` and `step` within it, and the seconds that the stage has taken so far."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+
+
+def save_checkpoint(path: Path, stage: str, position: Position, metrics_bytes: int, state: dict[str, Any]) -> None:
+    """Write a checkpoint.
+
+    Raises:
+        UserError: it cannot be written; the former checkpoint stands.
+    """
+    import torch
+
+    values = {
+        "version": VERSION,
+        "stage": stage,
+        "epoch": position.epoch,
+        "step": position.step,
+        "seconds": position.seconds,
+        "metrics_bytes": metrics_bytes,
+        "state": state,
+    }
+
+    def write(temporary: Path) -> None:
+        try:
+            torch.save(values, temporary)
+        except RuntimeError as error:  # torch's writer reports a full disk so
+            raise OSError(str(error).splitlines()[0]) from error
+
+    write_atomically(path, write)
+
+
+def load_checkpoint(path: Path, stage: str) -> tuple[Position, int, dict[str, Any]]:
+    """Read a checkpoint of the stage: (position, bytes of metrics.jsonl, state).
+
+    Raises:
+        UserError: the file is damaged, or is not a checkpoint of this stage and version.
+    """
+    import torch
+
+    mend = f"Delete it to begin the stage {stage} again; earlier stages are kept"
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        if values["version"] != VERSION or values["stage"] != stage:
+            raise UserError(
+                f"{path}: is a checkpoint of stage {values['stage']}, version {values['version']}; "
+                f"expected {stage}, {VERSION}"
+            )
+        return Position(values["epoch"], values["step"], values["seconds"]), values["metrics_bytes"], values["state"]
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: is not a whole checkpoint of this run ({reason}). {mend}") from None

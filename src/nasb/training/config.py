@@ -1,0 +1,210 @@
+"""Everything that a run is told: frozen dataclasses, validated when made, saved into the run directory.
+
+The sentence under a field is its help at the command line; a YAML recipe has the same keys.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from nasb.cells.config import CellConfig
+from nasb.data.config import DataConfig
+from nasb.errors import UserError, unknown_name
+from nasb.search.config import SearchConfig
+
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("cosine", "linear", "constant")
+ACTIVATION_PHASES = ("hardtanh", "tanh")
+PRECISIONS = ("32-true", "bf16-mixed")
+Scalar = int | float | str | bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """The real CNN that is converted."""
+
+    host: str = "resnet20"
+    """Registered host network: `nasb list networks`."""
+    options: dict[str, Scalar] = field(default_factory=dict)
+    """The host's own options, e.g. {width: 16, stem_stride: 2}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """Options of one training stage."""
+
+    epochs: int = 20
+    """Epochs of the stage; 0 leaves the stage out."""
+    optimizer: str = "adamw"
+    """adamw or sgd."""
+    learning_rate: float = 5e-3
+    """Learning rate after warm-up."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    weight_decay: float = 0.0
+    """Decay of real weights of convolutions and linear layers; never of binary weights, batch norms or thresholds."""
+    schedule: str = "cosine"
+    """Learning rate over the stage: cosine or linear to 0, or constant."""
+    warmup_epochs: float = 0.0
+    """Epochs in which the learning rate rises linearly from 0."""
+    label_smoothing: float = 0.0
+    """Share of the target's probability that is spread over all classes."""
+    clip_norm: float = 0.0
+    """Largest norm of all gradients together; 0: no clipping."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights, which is then what is kept; 0: none."""
+    teacher: str | None = None
+    """Registered real network that is distilled from."""
+    teacher_weights: str | None = None
+    """The teacher's weights (safetensors)."""
+    teacher_options: dict[str, Scalar] = field(default_factory=dict)
+    """The teacher's own options."""
+    distillation_weight: float = 0.9
+    """Share of the teacher's soft labels in the loss; the rest is cross-entropy with the true labels."""
+    distillation_temperature: float = 4.0
+    """Temperature of both distributions of logits in the distillation loss."""
+
+    def validate(self, where: str) -> None:
+        """Check the values; `where` leads the messages.
+
+        Raises:
+            UserError: names the key and what is accepted.
+        """
+        for key, accepted in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, key) not in accepted:
+                raise UserError(f"{where}.{key}: {unknown_name(key, getattr(self, key), accepted)}")
+        for key in ("epochs", "weight_decay", "warmup_epochs", "clip_norm"):
+            if getattr(self, key) < 0:
+                raise UserError(f"{where}.{key} is {getattr(self, key)}; it must not be negative")
+        for key in ("label_smoothing", "ema", "momentum"):
+            if not 0 <= getattr(self, key) < 1:
+                raise UserError(f"{where}.{key} is {getattr(self, key)}; accepted: 0 to below 1")
+        if not 0 <= self.distillation_weight <= 1:
+            raise UserError(f"{where}.distillation_weight is {self.distillation_weight}; accepted: 0 to 1")
+        for key in ("learning_rate", "distillation_temperature"):
+            if not getattr(self, key) > 0:
+                raise UserError(f"{where}.{key} is {getattr(self, key)}; it must be above 0")
+        if self.warmup_epochs > self.epochs:
+            raise UserError(
+                f"{where}.warmup_epochs is {self.warmup_epochs}; accepted: 0 to {where}.epochs ({self.epochs})"
+            )
+        if (self.teacher is None) != (self.teacher_weights is None):
+            raise UserError(f"{where}: give both teacher and teacher_weights, or neither")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(StageConfig):
+    """Stage 2: the derived network with real weights and bounded activations."""
+
+    epochs: int = 10
+    """Epochs of the stage; 0 leaves the stage out."""
+    activations: str = "hardtanh"
+    """What stands in place of sign: hardtanh or tanh."""
+
+    def __post_init__(self) -> None:
+        self.validate("pretrain")
+        if self.activations not in ACTIVATION_PHASES:
+            raise UserError(f"pretrain.activations: {unknown_name('activation', self.activations, ACTIVATION_PHASES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(StageConfig):
+    """Stage 3: weights and activations binarized."""
+
+    learning_rate: float = 3e-3
+    """Learning rate after warm-up."""
+
+    def __post_init__(self) -> None:
+        self.validate("finetune")
+        if self.epochs < 1:
+            raise UserError("finetune.epochs is 0; the binary network has to be trained for at least one epoch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareConfig:
+    """Where the run is computed; changing it does not make it another run, though the last bits may differ."""
+
+    accelerator: str = "auto"
+    """auto, cpu, cuda or mps; all but cpu are untried."""
+    devices: int = 1
+    """Devices (processes); more than 1 is data parallel."""
+    precision: str = "32-true"
+    """32-true, or bf16-mixed: faster on hardware that has it, and approximate: accumulators are not exact integers."""
+    threads: int | None = None
+    """Threads of PyTorch; by default one for each core."""
+    compile: bool = False
+    """Compile derived networks with torch.compile (needs a C++ compiler); never the searchable one."""
+
+    def __post_init__(self) -> None:
+        if self.accelerator not in ("auto", "cpu", "cuda", "mps"):
+            raise UserError(f"hardware.accelerator is {self.accelerator!r}; accepted: auto, cpu, cuda, mps")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"hardware.precision: {unknown_name('precision', self.precision, PRECISIONS)}")
+        if self.devices < 1 or (self.threads is not None and self.threads < 1):
+            raise UserError("hardware.devices and hardware.threads must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A whole run: data and CNN in, searched and trained binary network out."""
+
+    seed: int = 0
+    """Every random number of the run follows from it."""
+    architecture: str = "search"
+    """search; backbone (no search: the hand-made Bi-Real form of the host); or the path of an architecture.json."""
+    init: str | None = None
+    """The host's trained weights (safetensors), from which search and pretraining start."""
+    init_partial: bool = False
+    """Leave layers whose shape differs in `init` (such as the classifier) as they are, instead of refusing the file."""
+    plugin: str | None = None
+    """Python file that registers your own network with nasb.register_host; it is executed."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    cell: CellConfig = field(default_factory=CellConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    resume: str = "auto"
+    """auto: go on where the run directory stands; never: refuse a directory that holds a run."""
+    checkpoint_minutes: float = 10.0
+    """A checkpoint is written after each epoch, and within an epoch whenever that many minutes have passed."""
+
+    def __post_init__(self) -> None:
+        if self.resume not in ("auto", "never"):
+            raise UserError(f"resume is {self.resume!r}; accepted: auto, never")
+        if self.checkpoint_minutes < 0:
+            raise UserError(f"checkpoint_minutes is {self.checkpoint_minutes}; it must not be negative")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as plain values, as in a YAML recipe."""
+        return _plain(asdict(self))  # type: ignore[no-any-return]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+MAY_CHANGE = ("resume", "checkpoint_minutes", "hardware", "data.root", "data.workers", "data.in_memory", "data.download",
+              "plugin")  # fmt: skip
+"""Keys that a resumed run may have otherwise than the run that was begun."""
+
+
+def first_difference(begun: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str | None:
+    """Return a sentence on the first key in which two configs differ, None if they are one run."""
+    for key in sorted({*begun, *now}):
+        name = prefix + key
+        if name in MAY_CHANGE:
+            continue
+        old, new = begun.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            difference = first_difference(old, new, f"{name}.")
+            if difference is not None:
+                return difference
+        elif old != new:
+            return f"{name} is {new!r} now, but the run was begun with {old!r}"
+    return None

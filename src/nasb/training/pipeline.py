@@ -1,0 +1,241 @@
+"""The three stages as one resumable pipeline: data + CNN in, a trained binary network in a run directory out."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from nasb.binary import set_phase
+from nasb.cells.architecture import Architecture
+from nasb.cost import Count, count
+from nasb.data import ImageData, open_data
+from nasb.errors import UserError
+from nasb.files import write_text
+from nasb.model_file import BINARY, load_model, save_model
+from nasb.networks import create_host
+from nasb.networks.convert import convert
+from nasb.networks.plan import plan_of
+from nasb.plugin import load_plugin
+from nasb.seeding import derive_seed
+from nasb.training.config import RunConfig
+from nasb.training.evaluation import evaluate
+from nasb.training.fabric import create_fabric
+from nasb.training.loop import run_stage
+from nasb.training.optimization import load_weights
+from nasb.training.run_directory import STAGES, RunDirectory
+from nasb.training.search_stage import SearchStage
+from nasb.training.train_stage import TrainStage
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class Pipeline:
+    """A run: its data, its directory, and its stages in order.
+
+    Args:
+        config: the run's config.
+        out: the run directory.
+
+    Raises:
+        UserError: whatever the config, the data or the directory have wrong.
+    """
+
+    def __init__(self, config: RunConfig, out: str | Path) -> None:
+        self.config = config
+        if config.plugin is not None:
+            load_plugin(config.plugin)
+        self.fabric: Fabric = create_fabric(config.hardware)
+        self.data: ImageData = open_data(config.data, seed=config.seed)
+        self._host()  # every fault of the network shows before anything is written
+        self.run = RunDirectory(out, config, writes=self.fabric.is_global_zero)
+
+    def __enter__(self) -> "Pipeline":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.run.close()
+
+    def _host(self) -> nn.Module:
+        """Return the host, freshly initialized from the seed, with the user's weights if there are any."""
+        torch.manual_seed(derive_seed(self.config.seed, "host"))
+        network = self.config.network
+        host = create_host(
+            network.host,
+            num_classes=self.data.num_classes,
+            in_channels=self.data.input_shape[0],
+            options=network.options,
+        )
+        if self.config.init is not None:
+            load_weights(host, self.config.init, partial=self.config.init_partial)
+        return host
+
+    def stages(self) -> list[str]:
+        """Return the stages that this config has."""
+        left_out = set()
+        if self.config.architecture != "search":
+            left_out.add("search")
+        if self.config.pretrain.epochs == 0:
+            left_out.add("pretrain")
+        return [stage for stage in STAGES if stage not in left_out]
+
+    def run_stages(self, asked: Sequence[str]) -> None:
+        """Run the asked stages that are not finished.
+
+        Raises:
+            UserError: a stage that an asked one builds on has not been run.
+        """
+        for stage in asked:
+            if stage not in self.stages():
+                raise UserError(f"the stage {stage} is not part of this run (see architecture and pretrain.epochs)")
+            missing = [s for s in self.stages()[: self.stages().index(stage)] if s not in self.run.finished()]
+            if missing:
+                raise UserError(
+                    f"{self.run.path}: {stage} needs {missing[0]}, which has not been finished in this run directory; "
+                    f"run `nasb {missing[0]} --out {self.run.path}` first"
+                )
+            if stage in self.run.finished():
+                continue
+            torch.manual_seed(derive_seed(self.config.seed, stage))
+            {"search": self._search, "pretrain": self._pretrain, "finetune": self._finetune}[stage]()
+            self.fabric.barrier()
+
+    def _search(self) -> None:
+        config = self.config
+        shape, host = self.data.input_shape, self._host()
+        backbone_ops = count(convert(host, shape, cell=config.cell), shape).ops
+        network = convert(host, shape, cell=config.cell, search=True, operations=config.search.operations)
+        set_phase(network, weights=config.search.weights, activations="sign")
+        stage = SearchStage(network, backbone_ops, self.data, config.search, self.fabric, seed=config.seed)
+        seconds = run_stage(stage, self.run, seed=config.seed, rank=self.fabric.global_rank)
+        self._keep_architecture(stage.derive())
+        self.run.finish_stage("search", seconds)
+
+    def _keep_architecture(self, cells: Any) -> None:
+        architecture = Architecture(
+            host=self.config.network.host,
+            options=self.config.network.options,
+            num_classes=self.data.num_classes,
+            input_shape=self.data.input_shape,
+            cell=self.config.cell,
+            cells=cells,
+        )
+        if self.run.writes:
+            architecture.save(self.run / "architecture.json")
+
+    def architecture(self) -> Architecture:
+        """Return the run's architecture: searched, hand-made, or the file's that the config names.
+
+        Raises:
+            UserError: the file is of another host, or of other images.
+        """
+        kept = self.run / "architecture.json"
+        if not kept.exists():
+            if self.config.architecture == "backbone":
+                names = plan_of(convert(self._host(), self.data.input_shape, cell=self.config.cell)).becoming("cell")
+                self._keep_architecture(dict.fromkeys(names, ()))
+            else:
+                given = Architecture.load(self.config.architecture)
+                self._check_given(given)
+                if self.run.writes:
+                    given.save(kept)
+                return given
+        return Architecture.load(kept)
+
+    def _check_given(self, given: Architecture) -> None:
+        network = self.config.network
+        for key, theirs, ours in (
+            ("host", given.host, network.host),
+            ("options", dict(given.options), dict(network.options)),
+            ("num_classes", given.num_classes, self.data.num_classes),
+            ("input_shape", given.input_shape, self.data.input_shape),
+        ):
+            if theirs != ours:
+                raise UserError(f"{self.config.architecture}: {key} is {theirs!r}, but this run's is {ours!r}")
+
+    def _derived(self) -> nn.Module:
+        return self.architecture().build(self._host())
+
+    def _pretrain(self) -> None:
+        config = self.config.pretrain
+        network = self._derived()
+        phase = {"weights": "real", "activations": config.activations}
+        set_phase(network, **phase)
+        self._train("pretrain", network, phase)
+
+    def _finetune(self) -> None:
+        network = self._derived()
+        if "pretrain" in self.stages():
+            network.load_state_dict(
+                load_model(self.run / "pretrained.safetensors", host=self._host()).network.state_dict()
+            )
+        set_phase(network, **BINARY)
+        self._train("finetune", network, BINARY)
+
+    def _train(self, name: str, network: nn.Module, phase: dict[str, str]) -> None:
+        config = self.config.pretrain if name == "pretrain" else self.config.finetune
+        stage = TrainStage(
+            name, network, self.data, config, self.fabric, seed=self.config.seed, compiled=self.config.hardware.compile
+        )
+        seconds = run_stage(stage, self.run, seed=self.config.seed, rank=self.fabric.global_rank)
+        if self.run.writes:
+            file = "pretrained.safetensors" if name == "pretrain" else "model.safetensors"
+            save_model(
+                self.run / file,
+                stage.trained(),
+                self.architecture(),
+                self.data.preprocessing,
+                self.data.class_names,
+                phase,
+            )
+        self.run.finish_stage(name, seconds)
+
+    def summarize(self) -> dict[str, Any]:
+        """Evaluate the finished network on validation and test images, and write summary.json.
+
+        Raises:
+            UserError: the run has no finished finetune.
+        """
+        model = load_model(self.run / "model.safetensors", host=self._host())
+        architecture, shape = model.architecture, self.data.input_shape
+        network = self.fabric.to_device(model.network).to(memory_format=torch.channels_last)
+        results = {
+            part: evaluate(network, self.data, part, self.fabric) if self.data.size(part) else None
+            for part in ("validation", "test")
+        }
+        cost = count(network, shape)
+        backbone = count(convert(self._host(), shape, cell=architecture.cell), shape)
+        seconds = {stage: entry["seconds"] for stage, entry in self.run.finished().items()}
+        summary = {
+            **{f"{part}_top1": None if result is None else result.top1 for part, result in results.items()},
+            **cost_summary(cost, backbone),
+            "parameters": cost.parameters,
+            "uncounted": list(cost.uncounted),
+            "host": architecture.host,
+            "host_options": dict(architecture.options),
+            "architecture": self.config.architecture,
+            "strategy": self.config.search.strategy if self.config.architecture == "search" else None,
+            "images": {part: self.data.size(part) for part in ("train", "validation", "test")},
+            "seconds": seconds,
+        }
+        if self.run.writes:
+            write_text(self.run / "summary.json", json.dumps(summary, indent=1) + "\n")
+        return summary
+
+
+def cost_summary(cost: Count, backbone: Count) -> dict[str, float]:
+    """Return the costs of a network, and how they stand to those of its backbone alone.
+
+    ``added_binary_macs`` is the share of binary MACs over the backbone's: the real stem hides it in ``ops_ratio``.
+    """
+    return {
+        "ops": cost.ops,
+        "bops": cost.bops,
+        "flops": cost.flops,
+        "memory_bits": cost.memory_bits,
+        "ops_ratio": cost.ops / backbone.ops,
+        "added_binary_macs": cost.bops / backbone.bops - 1,
+    }

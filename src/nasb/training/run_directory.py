@@ -1,0 +1,218 @@
+"""A run is a directory.
+
+config.yaml          the resolved config
+environment.json     versions, hardware, command
+metrics.jsonl        a line for each epoch; bit-identical in a run that was stopped and resumed
+tensorboard/         the same as curves
+checkpoints/         one, for the stage that is under way
+architecture.json    what the search found, and architecture.svg, its drawing
+pretrained.safetensors, model.safetensors
+stages.json          finished stages and their seconds
+summary.json         what came out
+"""
+
+import fcntl
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from nasb.errors import UserError
+from nasb.files import write_text
+from nasb.training.checkpoint import Position, load_checkpoint, save_checkpoint
+from nasb.training.config import RunConfig, first_difference
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+STAGES = ("search", "pretrain", "finetune")
+
+
+class RunDirectory:
+    """The directory of one run; opening it locks it against a second process.
+
+    Args:
+        path: the directory; made if it is not there.
+        config: the run's config.
+        writes: whether this process writes (rank 0).
+
+    Raises:
+        UserError: it holds a run of another config, or any run with ``resume: never``; another process works on it;
+            it cannot be written.
+    """
+
+    def __init__(self, path: str | Path, config: RunConfig, *, writes: bool = True) -> None:
+        self.path, self.config, self.writes = Path(path), config, writes
+        self._lock: IO[str] | None = None
+        self._writer: SummaryWriter | None = None
+        if not writes:
+            return
+        try:
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be made a run directory: {error.strerror or error}") from None
+        self._take_lock()
+        self._begin()
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def _take_lock(self) -> None:
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{self.path}: another process is working on this run") from None
+
+    def _begin(self) -> None:
+        config_file = self.path / "config.yaml"
+        if config_file.exists():
+            if self.config.resume == "never":
+                raise UserError(f"{self.path}: holds a run already, and resume is never; give another directory")
+            difference = first_difference(read_config(self.path), self.config.to_dict())
+            if difference is not None:
+                raise UserError(f"{self.path}: holds another run: {difference}. Give another directory to --out")
+            return
+        import yaml
+
+        write_text(config_file, yaml.safe_dump(self.config.to_dict(), sort_keys=False))
+        write_text(self.path / "environment.json", json.dumps(environment(), indent=1) + "\n")
+
+    def close(self) -> None:
+        """Close the log files and give the lock back."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # Stages
+
+    def finished(self) -> dict[str, dict[str, Any]]:
+        """Return what is noted of each finished stage, e.g. ``{"search": {"seconds": 12.3}}``."""
+        path = self.path / "stages.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def finish_stage(self, stage: str, seconds: float) -> None:
+        """Note that a stage is finished (its result stands already), and delete its checkpoint."""
+        if not self.writes:
+            return
+        write_text(
+            self.path / "stages.json", json.dumps({**self.finished(), stage: {"seconds": seconds}}, indent=1) + "\n"
+        )
+        self._checkpoint(stage).unlink(missing_ok=True)
+
+    # Checkpoints
+
+    def _checkpoint(self, stage: str) -> Path:
+        return self.path / "checkpoints" / f"{stage}.pt"
+
+    def save(self, stage: str, position: Position, state: dict[str, Any]) -> None:
+        """Write the stage's checkpoint."""
+        if self.writes:
+            metrics = self.path / "metrics.jsonl"
+            size = metrics.stat().st_size if metrics.exists() else 0
+            save_checkpoint(self._checkpoint(stage), stage, position, size, state)
+
+    def restore(self, stage: str) -> tuple[Position, dict[str, Any]] | None:
+        """Read the stage's checkpoint, and cut metrics.jsonl back to where it stood then; None if there is none."""
+        path = self._checkpoint(stage)
+        if not path.exists():
+            self._drop_metrics(stage)
+            return None
+        position, metrics_bytes, state = load_checkpoint(path, stage)
+        metrics = self.path / "metrics.jsonl"
+        if self.writes and metrics.exists() and metrics.stat().st_size > metrics_bytes:
+            with metrics.open("r+b") as stream:
+                stream.truncate(metrics_bytes)
+        return position, state
+
+    def _drop_metrics(self, stage: str) -> None:
+        """Drop the lines of a stage that begins anew (it was killed before its first checkpoint)."""
+        path = self.path / "metrics.jsonl"
+        if self.writes and path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if json.loads(line)["stage"] != stage]
+            if len(kept) != len(lines):
+                write_text(path, "".join(f"{line}\n" for line in kept))
+
+    # Logs
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl (flushed to disk), and its numbers to TensorBoard."""
+        if not self.writes:
+            return
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        for key, value in row.items():
+            if isinstance(value, int | float) and key not in ("epoch",):
+                self._tensorboard().add_scalar(f"{row['stage']}/{key}", value, row["epoch"])
+
+    def log_speed(self, stage: str, epoch: int, images_per_second: float) -> None:
+        """Write the speed to TensorBoard alone: it is not the same in two equal runs."""
+        if self.writes:
+            self._tensorboard().add_scalar(f"{stage}/images_per_second", images_per_second, epoch)
+
+    def _tensorboard(self) -> "SummaryWriter":
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.path / "tensorboard"))
+        return self._writer
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the config of a run directory.
+
+    Raises:
+        UserError: there is none, or it is not YAML.
+    """
+    import yaml
+
+    file = path / "config.yaml"
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"{path}: is not a run directory (no config.yaml)") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: is not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: is not a config")
+    return values
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, hardware and command of this process."""
+    import torch
+
+    packages = ("nasb", "torch", "torchvision", "lightning-fabric", "numpy", "safetensors")
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "openmp": {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")},
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def cpu_name() -> str:
+    """Return the processor's name as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )

@@ -1,0 +1,151 @@
+"""Pretrain and finetune: the two stages that train the weights of a derived network."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasb.binary import set_sharpness
+from nasb.data import ImageData
+from nasb.seeding import derive_seed
+from nasb.training.config import StageConfig
+from nasb.training.evaluation import Score, evaluate
+from nasb.training.loop import Stage
+from nasb.training.optimization import (
+    create_optimizer,
+    create_teacher,
+    distillation_loss,
+    learning_rate,
+    set_learning_rate,
+)
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+ANNEALING = (0.1, 10.0)
+"""Sharpness of the tanh_annealed surrogate at the first and at the last epoch (IR-Net, arXiv 1909.10788)."""
+
+
+class TrainStage(Stage):
+    """Train a network by cross-entropy and, where there is a teacher, its soft labels.
+
+    Args:
+        name: pretrain or finetune.
+        network: its binary layers stand in the phase of the stage.
+        data: images.
+        config: options of the stage.
+        fabric: devices and precision.
+        seed: of the run.
+        compiled: run the forward pass through torch.compile.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        data: ImageData,
+        config: StageConfig,
+        fabric: "Fabric",
+        *,
+        seed: int,
+        compiled: bool = False,
+    ) -> None:
+        self.name, self.network, self.data, self.config, self.fabric = name, network, data, config, fabric
+        self.seed, self.epochs, self.steps = derive_seed(seed, name), config.epochs, data.steps_per_epoch("train")
+        self.images = data.size("train") // self.steps
+        network.to(memory_format=torch.channels_last)
+        self.optimizer = create_optimizer(network, config)
+        forward = cast(nn.Module, torch.compile(network)) if compiled else network
+        self.model, self.fabric_optimizer = fabric.setup(forward, self.optimizer)
+        self.averaged = _moving_average(network, config.ema)
+        self.teacher = create_teacher(config, data.num_classes, data.input_shape[0])
+        if self.teacher is not None:
+            self.teacher = self.teacher.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.score = Score()
+
+    def batches(self, epoch: int, start: int) -> Iterator[Any]:
+        """Yield augmented training batches."""
+        yield from self.data.train_batches(
+            "train",
+            seed=self.seed,
+            epoch=epoch,
+            start_step=start,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+        )
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the phase's sharpness and the training mode."""
+        first, last = ANNEALING
+        set_sharpness(self.network, first * (last / first) ** (epoch / max(self.epochs - 1, 1)))
+        self.network.train()
+
+    def step(self, epoch: int, step: int, batch: tuple[Tensor, Tensor]) -> None:
+        """Make one step of the weights."""
+        x_NCHW, target_N = (part.to(self.fabric.device) for part in batch)
+        x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
+        set_learning_rate(self.optimizer, learning_rate(self.config, epoch * self.steps + step, self.steps))
+        self.fabric_optimizer.zero_grad()
+        logits = self.model(x_NCHW)
+        loss = self._loss(logits, x_NCHW, target_N)
+        self.fabric.backward(loss)
+        if self.config.clip_norm:
+            self.fabric.clip_gradients(self.model, self.fabric_optimizer, max_norm=self.config.clip_norm)
+        self.fabric_optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
+        self.score.add(logits.detach(), target_N, loss.detach())
+
+    def _loss(self, logits: Tensor, x_NCHW: Tensor, target_N: Tensor) -> Tensor:  # noqa: N803
+        loss = F.cross_entropy(logits, target_N, label_smoothing=self.config.label_smoothing)
+        if self.teacher is None:
+            return loss
+        with torch.no_grad(), self.fabric.autocast():
+            teacher_logits = self.teacher(x_NCHW)
+        soft = distillation_loss(logits, teacher_logits, self.config.distillation_temperature)
+        share = self.config.distillation_weight
+        return share * soft + (1 - share) * loss
+
+    def trained(self) -> nn.Module:
+        """Return the network that is kept: the moving average where there is one."""
+        if self.averaged is None:
+            return self.network
+        module: nn.Module = self.averaged.module
+        return module
+
+    def end_epoch(self, epoch: int) -> tuple[dict[str, Any], str | None]:
+        """Return training loss and Top-1, and those of the validation images."""
+        train = self.score.take(self.fabric)
+        metrics: dict[str, Any] = {"train_loss": train.loss, "train_top1": train.top1}
+        if self.data.size("validation"):
+            validation = evaluate(self.trained(), self.data, "validation", self.fabric)
+            metrics |= {"validation_loss": validation.loss, "validation_top1": validation.top1}
+        broken = train.loss != train.loss
+        return metrics, "the training loss is not a number: lower the learning rate" if broken else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return network, optimizer, moving average and running sums."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "score": self.score.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a checkpoint's state back."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        self.score.load_state_dict(state["score"])
+
+
+def _moving_average(network: nn.Module, decay: float) -> "torch.optim.swa_utils.AveragedModel | None":
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    if not decay:
+        return None
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
