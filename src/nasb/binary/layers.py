@@ -49,14 +49,14 @@ class Binarize(nn.Module):
         super().__init__()
         if surrogate not in SURROGATES:
             raise UserError(unknown_name("surrogate gradient", surrogate, SURROGATES))
-        if learned and channels is None:
+        if learned and not channels:
             raise UserError("Binarize: learned thresholds need `channels`")
         self.channels, self.surrogate = channels, surrogate
         self.sharpness = 1.0
         self.phase: str = "sign"
         self.threshold: Tensor | None
-        if learned:
-            self.threshold = nn.Parameter(torch.full((channels or 1,), float(initial)))
+        if learned and channels:
+            self.threshold = nn.Parameter(torch.full((channels,), float(initial)))
         elif initial:
             self.register_buffer("threshold", torch.tensor([float(initial)]))
         else:
@@ -96,7 +96,8 @@ class BinaryConv2d(nn.Conv2d):
         surrogate: of the weights' sign.
 
     Raises:
-        UserError: unknown `scale` or `surrogate`, or a `pad_value` other than -1, 0, 1.
+        UserError: unknown `scale` or `surrogate`, a `pad_value` other than -1, 0, 1, or channels that `groups` does not
+            divide.
 
     Source: Rastegari et al., XNOR-Net, ECCV 2016, arXiv 1603.05279; Liu et al., Bi-Real Net, arXiv 1808.00278.
     """
@@ -116,6 +117,11 @@ class BinaryConv2d(nn.Conv2d):
         scale: str = "mean",
         surrogate: str = "clipped_identity",
     ) -> None:
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise UserError(
+                f"BinaryConv2d: in_channels (={in_channels}) and out_channels (={out_channels}) must be divisible by "
+                f"groups (={groups})"
+            )
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
         _check_scale("BinaryConv2d", scale)
         if pad_value not in (-1, 0, 1):
@@ -131,6 +137,13 @@ class BinaryConv2d(nn.Conv2d):
         if self.scale_kind == "none":
             return None
         return _mean_scale(self.weight) if self.learned_scale is None else self.learned_scale
+
+    @torch.no_grad()
+    def take_weight(self, weight: Tensor) -> None:
+        """Copy a weight [C_out, C_in / groups, kH, kW], and start a learned scale at its mean."""
+        self.weight.copy_(weight)
+        if self.learned_scale is not None:
+            self.learned_scale.copy_(_mean_scale(self.weight))
 
     def accumulate(self, b_NCHW: Tensor, weight: Tensor | None = None) -> Tensor:  # noqa: N803
         """Return the accumulators [N, C_out, H', W']: exact integers in fp32 if the input is -1 / +1."""
@@ -150,8 +163,8 @@ class BinaryConv2d(nn.Conv2d):
             y = self.accumulate(b_NCHW)
             scale = self.weight_scale()
             if scale is not None:
-                y = y.mul_(scale.view(1, -1, 1, 1))
-        return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
+                y = y.mul_(scale.view(1, -1, 1, 1).to(y.dtype))
+        return y if self.bias is None else y + self.bias.view(1, -1, 1, 1).to(y.dtype)
 
     def extra_repr(self) -> str:
         base = super().extra_repr()  # type: ignore[no-untyped-call]
@@ -203,8 +216,8 @@ class BinaryLinear(nn.Linear):
         y = self.accumulate(b)
         scale = self.weight_scale()
         if scale is not None:
-            y = y * scale
-        return y if self.bias is None else y + self.bias
+            y = y * scale.to(y.dtype)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, scale={self.scale_kind}, phase={self.phase}"
@@ -259,7 +272,13 @@ def set_phase(module: nn.Module, *, weights: str, activations: str) -> None:
 
 
 def set_sharpness(module: nn.Module, sharpness: float) -> None:
-    """Set what the ``tanh_annealed`` surrogates of a network's activations read (IR-Net: once per epoch)."""
+    """Set what the ``tanh_annealed`` surrogates of a network's activations read (IR-Net: once per epoch).
+
+    Raises:
+        UserError: it is not above 0.
+    """
+    if not sharpness > 0:
+        raise UserError(f"sharpness is {sharpness}; it must be above 0")
     for layer in module.modules():
         if isinstance(layer, Binarize):
             layer.sharpness = sharpness

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nasb.errors import UserError
 from nasb.registry import Registry
 
 SURROGATES: Registry[Callable[[Tensor, float], Tensor]] = Registry("surrogate gradient")
@@ -48,12 +49,25 @@ def identity(z: Tensor, sharpness: float = 1.0) -> Tensor:
     return torch.ones_like(z)
 
 
-def sign(x: Tensor, threshold: Tensor | float = 0.0) -> Tensor:
-    """Return +1 where ``x >= threshold``, else -1, in the dtype of `x`; no gradient flows."""
+def sign(x: Tensor, threshold: Tensor | float | None = None) -> Tensor:
+    """Return +1 where ``x >= threshold`` (0 if None), else -1, in the shape and dtype of `x`; no gradient flows.
+
+    Raises:
+        UserError: the threshold does not broadcast to the shape of `x`.
+    """
     x = x.detach()
+    bound: Tensor | float = 0.0
+    if threshold is not None:
+        # With the axes of x it is compared as it is; a number without axes would be rounded to the dtype of x first.
+        bound = torch.as_tensor(
+            threshold, device=x.device, dtype=None if isinstance(threshold, Tensor) else torch.double
+        )
+        bound = bound.detach().reshape(bound.shape or (1,) * x.dim())
+        if torch.broadcast_shapes(x.shape, bound.shape) != x.shape:
+            raise UserError(f"a threshold of shape {tuple(bound.shape)} does not fit an input of {tuple(x.shape)}")
     # One new buffer and two passes: 1 / 0 from the comparison, then every 0 becomes -1. `torch.where` and a cast from
     # bool cost four times as much on a CPU, where a fresh buffer's page faults weigh more than arithmetic.
-    return F.threshold(torch.ge(x, threshold, out=torch.empty_like(x)), 0.5, -1.0, inplace=True)
+    return F.threshold(torch.ge(x, bound, out=torch.empty_like(x)), 0.5, -1.0, inplace=True)
 
 
 class _Binarize(torch.autograd.Function):
@@ -63,7 +77,7 @@ class _Binarize(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, threshold: Tensor | None, surrogate: str, sharpness: float) -> Tensor:
         ctx.save_for_backward(x, threshold)
         ctx.surrogate, ctx.sharpness = surrogate, sharpness
-        return sign(x) if threshold is None else sign(x, threshold)
+        return sign(x, threshold)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -92,5 +106,9 @@ def binarize(
 
     Returns:
         Same shape and dtype as `x`.
+
+    Raises:
+        UserError: the surrogate is unknown, or the threshold does not broadcast to the shape of `x`.
     """
+    SURROGATES[surrogate]
     return _Binarize.apply(x, threshold, surrogate, sharpness)

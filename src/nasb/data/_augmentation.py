@@ -57,11 +57,16 @@ class CropResizeFlip:
     size: int
     """Side of the result in pixels."""
 
-    def __call__(self, image: Image.Image, bits: int) -> Pixels:
-        """Vary one grey or RGB image; returns uint8 [C, H, W]. torch's global random state is left as it was."""
+    def __post_init__(self) -> None:
+        # Here, so that worker processes find torchvision imported: importing it takes seconds.
         from torchvision.transforms import v2
 
-        transform: Any = v2.Compose([v2.RandomResizedCrop(self.size), v2.RandomHorizontalFlip()])
+        transform = v2.Compose([v2.RandomResizedCrop(self.size), v2.RandomHorizontalFlip()])
+        object.__setattr__(self, "_transform", transform)
+
+    def __call__(self, image: Image.Image, bits: int) -> Pixels:
+        """Vary one grey or RGB image; returns uint8 [C, H, W]. torch's global random state is left as it was."""
+        transform: Any = self.__dict__["_transform"]
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: that would seed the accelerators of the main process as well.
             torch.default_generator.manual_seed(bits >> 1)

@@ -57,7 +57,7 @@ def cifar(name: str, root: str, *, download: bool) -> Source:
         raise UserError(f'data.root "{root}" has no {kind.base_folder}/; {_mend_cifar(folder, name)}')
     try:
         with warnings.catch_warnings():
-            # NumPy >= 2.4 warns of how the published pickles, made with Python 2, spell their dtype.
+            # NumPy 2.4 may warn of how the published pickles, made with Python 2, spell their dtype.
             warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
             opened = {part: kind(folder, train=part == "train", download=download) for part in ("train", "test")}
     except (RuntimeError, OSError) as error:

@@ -92,7 +92,6 @@ def _place(
     # The published 256 for 224, and the same share elsewhere.
     as_photos = Preprocessing(entry.channels, size, round(size * 256 / 224), mean, std)
     shift = ShiftFlip(max(1, round(size / 8)), entry.flip) if config.augmentation == "default" else None
-    crop = CropResizeFlip(size) if config.augmentation == "default" else None
 
     arrays = {part: images for part, images in parts.items() if isinstance(images, ArrayImages)}
     if arrays:
@@ -118,4 +117,4 @@ def _place(
     if config.in_memory:
         # An image in memory is its centre crop, so it can only be shifted.
         return read(as_photos, exact=False), as_photos, shift
-    return stream(as_photos), as_photos, crop
+    return stream(as_photos), as_photos, CropResizeFlip(size) if config.augmentation == "default" else None

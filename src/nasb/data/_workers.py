@@ -1,6 +1,8 @@
 """Work on files in numbered pieces, in this process or in worker processes, with the results in order."""
 
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 import torch
@@ -24,16 +26,35 @@ def in_order(work: Callable[[int], T], count: int, workers: int) -> Iterator[T]:
     if not workers:
         yield from map(work, range(count))
         return
+    abandoned = False
+
+    def pieces() -> Iterator[int]:
+        for piece in range(count):
+            if abandoned:
+                return
+            yield piece
+
     loader = torch.utils.data.DataLoader(
         _Pieces(work, count),
         batch_size=None,
+        sampler=pieces(),
         num_workers=workers,
         generator=torch.Generator(),  # else the loader draws from the caller's global random state
     )
-    for result in loader:
-        if isinstance(result, str):
-            raise UserError(result)
-        yield result
+    results = iter(loader)
+    try:
+        for result in results:
+            if isinstance(result, str):
+                raise UserError(result)
+            yield result
+    except (GeneratorExit, UserError):
+        # Processes that are stopped while they send a result may abort, with a traceback that nobody can use (seen);
+        # so they finish what they have begun. Where Python itself ends, or they are dead already, there is no point.
+        abandoned = True
+        with suppress(RuntimeError):
+            while not sys.is_finalizing() and next(results, None) is not None:
+                pass
+        raise
 
 
 class _Pieces(torch.utils.data.Dataset[T | str], Generic[T]):

@@ -232,7 +232,7 @@ class _Conversion:
         cell = Cell(shape, self.config, edges, shortcut, gain=gain)
         bn = None if unit.bn is None else self.traced.get_submodule(str(unit.bn.target))
         for base in cell.bases():
-            base.conv.weight.data.copy_(conv.weight.data)
+            base.conv.take_weight(conv.weight)
             _take_over_bn(base.bn, bn, conv, float(base.bn.weight.data[0]))
         self.traced.add_submodule(name, cell)
         for node in (unit.activation, unit.bn):

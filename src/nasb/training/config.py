@@ -189,8 +189,16 @@ def _plain(value: Any) -> Any:
     return value
 
 
-MAY_CHANGE = ("resume", "checkpoint_minutes", "hardware", "data.root", "data.workers", "data.in_memory", "data.download",
-              "plugin")  # fmt: skip
+MAY_CHANGE = (
+    "resume",
+    "checkpoint_minutes",
+    "hardware",
+    "plugin",
+    "data.root",
+    "data.workers",
+    "data.in_memory",
+    "data.download",
+)
 """Keys that a resumed run may have otherwise than the run that was begun."""
 
 

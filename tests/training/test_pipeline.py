@@ -1,0 +1,164 @@
+"""What the stages promise besides resuming: order, modes, outputs, distillation, the user's weights, devices."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import nasb
+from nasb.binary import BinaryConv2d, Binarize
+from nasb.cli import main
+from nasb.files import save_safetensors
+from nasb.networks import create_host
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.training.conftest import TINY
+
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.yaml").write_text(TINY.replace("checkpoint_minutes: 0", ""))
+    assert run("run", "--config", folder / "tiny.yaml", "--out", folder / "run") == 0
+    return folder / "run"
+
+
+def test_run_directory_is_complete(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {
+        "config.yaml", "environment.json", "architecture.json", "architecture.svg", "metrics.jsonl", "tensorboard",
+        "pretrained.safetensors", "model.safetensors", "stages.json", "summary.json",
+    }  # fmt: skip
+    assert list((finished / "checkpoints").iterdir()) == []
+    summary = json.loads((finished / "summary.json").read_text())
+    for key in ("test_top1", "validation_top1", "ops", "bops", "flops", "memory_bits", "ops_ratio"):
+        assert isinstance(summary[key], int | float), key
+    assert set(summary["seconds"]) == {"search", "pretrain", "finetune"}
+    assert 1.0 < summary["ops_ratio"] <= 1.3
+    assert summary["uncounted"] == []
+
+
+def test_metrics_have_entropy_and_histogram_of_the_search(finished: Path) -> None:
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["epoch"]) for row in rows] == [
+        (stage, epoch) for stage in ("search", "pretrain", "finetune") for epoch in (0, 1)
+    ]
+    assert 0 < rows[1]["alpha_entropy"] < 1
+    assert isinstance(rows[1]["operations"], dict)
+
+
+def test_model_file_is_the_binary_network_and_pretrained_the_real_one(finished: Path) -> None:
+    network = nasb.load(finished)
+    assert {layer.phase for layer in network.modules() if isinstance(layer, BinaryConv2d)} == {"binary"}
+    assert {layer.phase for layer in network.modules() if isinstance(layer, Binarize)} == {"sign"}
+    assert not network.training
+    pretrained = nasb.load(finished / "pretrained.safetensors")
+    assert {layer.phase for layer in pretrained.modules() if isinstance(layer, BinaryConv2d)} == {"real"}
+    assert {layer.phase for layer in pretrained.modules() if isinstance(layer, Binarize)} == {"hardtanh"}
+
+
+def test_evaluate_gives_the_summary_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    for part in ("test", "validation"):
+        assert run("evaluate", finished, "--part", part, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(summary[f"{part}_top1"])
+    assert run("evaluate", finished / "model.safetensors", "--data.name", "digits", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(summary["test_top1"])
+
+
+def test_a_finished_run_is_not_run_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert run("run", "--out", finished) == 0
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_stages_alone_in_order(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert run("finetune", "--config", tiny, "--out", out) == 2
+    assert "finetune needs search, which has not been finished" in capsys.readouterr().err
+    assert run("search", "--config", tiny, "--out", out) == 0
+    assert run("finetune", "--out", out) == 2
+    assert "finetune needs pretrain, which has not been finished" in capsys.readouterr().err
+    assert run("pretrain", "--out", out) == 0
+    assert run("finetune", "--out", out) == 0
+    assert (out / "summary.json").exists()
+
+
+@pytest.mark.parametrize("strategy", ["gates", "darts", "random"])
+def test_each_strategy_searches(tiny: Path, tmp_path: Path, strategy: str) -> None:
+    out = tmp_path / "run"
+    flags = ["--search.strategy", strategy, "--search.candidates", "3"]
+    assert run("search", "--config", tiny, "--out", out, "--checkpoint_minutes", "60", *flags) == 0
+    assert any(nasb.Architecture.load(out / "architecture.json").cells.values())
+
+
+def test_hand_made_and_given_architectures_need_no_search(tiny: Path, tmp_path: Path, finished: Path) -> None:
+    flags = ["--config", tiny, "--pretrain.epochs", "0", "--finetune.epochs", "1", "--checkpoint_minutes", "60"]
+    assert run("run", *flags, "--architecture", "backbone", "--out", tmp_path / "a") == 0
+    assert not any(nasb.Architecture.load(tmp_path / "a" / "architecture.json").cells.values())
+    assert json.loads((tmp_path / "a" / "summary.json").read_text())["ops_ratio"] == 1.0
+    given = finished / "architecture.json"
+    assert run("run", *flags, "--architecture", given, "--out", tmp_path / "b") == 0
+    assert (tmp_path / "b" / "architecture.json").read_bytes() == given.read_bytes()
+    assert run("run", *flags, "--architecture", given, "--network.host", "resnet32", "--out", tmp_path / "c") == 2
+
+
+def test_init_takes_the_users_weights_over(tiny: Path, tmp_path: Path) -> None:
+    from nasb.training.config import DataConfig, NetworkConfig, RunConfig
+    from nasb.training.pipeline import Pipeline
+
+    host = create_host("resnet20", num_classes=10, in_channels=1, options={"width": 4})
+    weights = tmp_path / "weights.safetensors"
+    save_safetensors(weights, host.state_dict(), {})
+    config = RunConfig(
+        architecture="backbone",
+        init=str(weights),
+        network=NetworkConfig(options={"width": 4}),
+        data=DataConfig(train_limit=64),
+    )
+    with Pipeline(config, tmp_path / "run") as pipeline:
+        derived = pipeline._derived().state_dict()
+    own = host.state_dict()
+    assert torch.equal(derived["layer2.0.conv1.backbone.0.conv.weight"], own["layer2.0.conv1.weight"])
+    assert torch.equal(derived["conv1.weight"], own["conv1.weight"])
+    assert torch.equal(derived["linear.bias"], own["linear.bias"])
+
+
+def test_distillation_bf16_clipping_and_sgd_run(tiny: Path, tmp_path: Path) -> None:
+    teacher = create_host("resnet20", num_classes=10, in_channels=1, options={"width": 4})
+    weights = tmp_path / "teacher.safetensors"
+    save_safetensors(weights, teacher.state_dict(), {})
+    config = tiny.read_text().replace(
+        "finetune: {epochs: 2, ema: 0.9}",
+        f"finetune: {{epochs: 1, optimizer: sgd, clip_norm: 1.0, label_smoothing: 0.1, teacher: resnet20, "
+        f"teacher_weights: {weights}, teacher_options: {{width: 4}}}}",
+    ).replace("threads: 1", "threads: 1, precision: bf16-mixed")  # fmt: skip
+    tiny.write_text(config)
+    flags = ["--architecture", "backbone", "--pretrain.epochs", "1", "--checkpoint_minutes", "60"]
+    assert run("run", "--config", tiny, "--out", tmp_path / "run", *flags) == 0
+
+
+def test_predict_names_classes_and_counts_unreadable_images(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    image = tmp_path / "digit.png"
+    Image.fromarray((digits.images[0] / 16 * 255).astype("uint8")).save(image)
+    assert run("predict", finished, image, "--json") == 0
+    classes = json.loads(capsys.readouterr().out)[str(image)]
+    assert len(classes) == 3
+    assert 0 < sum(classes.values()) <= 1.0001
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(image.read_bytes()[:40])
+    assert run("predict", finished, image, broken) == 2
+    captured = capsys.readouterr()
+    assert str(image) in captured.out
+    assert "broken.png" in captured.err
+    assert "1 of 2 images could not be read" in captured.err

@@ -1,0 +1,110 @@
+import dataclasses
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from nasb.errors import UserError
+from nasb.training.checkpoint import Position, load_checkpoint, save_checkpoint
+from nasb.training.config import HardwareConfig, RunConfig, first_difference
+from nasb.training.run_directory import RunDirectory, read_config
+
+
+def test_resolved_config_and_environment_are_written(tmp_path: Path) -> None:
+    config = RunConfig(seed=3)
+    RunDirectory(tmp_path / "run", config).close()
+    assert read_config(tmp_path / "run") == config.to_dict()
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_another_config_is_refused_by_its_first_key(tmp_path: Path) -> None:
+    RunDirectory(tmp_path, RunConfig()).close()
+    other = RunConfig(search=dataclasses.replace(RunConfig().search, budget=1.2))
+    with pytest.raises(UserError, match=r"search\.budget is 1\.2 now, but the run was begun with 1\.1.*another directory"):
+        RunDirectory(tmp_path, other)
+
+
+def test_hardware_may_change(tmp_path: Path) -> None:
+    RunDirectory(tmp_path, RunConfig()).close()
+    RunDirectory(tmp_path, RunConfig(hardware=HardwareConfig(threads=1), checkpoint_minutes=1)).close()
+
+
+def test_first_difference_names_nested_and_new_keys() -> None:
+    assert first_difference({"a": {"b": 1}}, {"a": {"b": 1}}) is None
+    assert "a.b is 2 now" in str(first_difference({"a": {"b": 1}}, {"a": {"b": 2}}))
+    assert "c is None now" in str(first_difference({"c": 1}, {}))
+
+
+def test_resume_never_refuses_a_run(tmp_path: Path) -> None:
+    RunDirectory(tmp_path, RunConfig()).close()
+    with pytest.raises(UserError, match="resume is never"):
+        RunDirectory(tmp_path, RunConfig(resume="never"))
+
+
+def test_two_processes_cannot_work_on_one_run(tmp_path: Path) -> None:
+    first = RunDirectory(tmp_path, RunConfig())
+    with pytest.raises(UserError, match="another process"):
+        RunDirectory(tmp_path, RunConfig())
+    first.close()
+    RunDirectory(tmp_path, RunConfig()).close()
+
+
+def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path, RunConfig())
+    run.log({"stage": "pretrain", "epoch": 0, "train_loss": 1.0})
+    run.save("pretrain", Position(1, 0, 5.0), {"x": torch.ones(2)})
+    run.log({"stage": "pretrain", "epoch": 1, "train_loss": 0.5})
+    restored = run.restore("pretrain")
+    assert restored is not None
+    assert restored[0] == Position(1, 0, 5.0)
+    assert torch.equal(restored[1]["x"], torch.ones(2))
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    run.close()
+
+
+def test_a_stage_that_begins_anew_drops_its_own_lines_only(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path, RunConfig())
+    run.log({"stage": "search", "epoch": 0, "loss": 1.0})
+    run.log({"stage": "pretrain", "epoch": 0, "loss": 1.0})
+    assert run.restore("pretrain") is None
+    assert [json.loads(line)["stage"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == ["search"]
+    run.close()
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "other stage", "pickle"])
+def test_a_damaged_checkpoint_is_refused_with_what_to_do(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "pretrain.pt"
+    stage = "search" if damage == "other stage" else "pretrain"
+    save_checkpoint(path, stage, Position(), 0, {"x": torch.zeros(1000)})
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-500])
+    elif damage == "garbage":
+        path.write_bytes(b"\x00\xff" * 500)
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "pickle":
+        torch.save({"version": 1, "stage": stage, "state": Path("x")}, path)
+    with pytest.raises(UserError, match=r"pretrain\.pt: is (not a whole checkpoint|a checkpoint of stage search)"):
+        load_checkpoint(path, "pretrain")
+
+
+@pytest.mark.parametrize("kind", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")])
+def test_a_full_disk_leaves_the_former_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Exception
+) -> None:
+    path = tmp_path / "search.pt"
+    save_checkpoint(path, "search", Position(1, 0, 0.0), 0, {})
+    before = path.read_bytes()
+
+    def write_half(values: object, target: Path) -> None:
+        Path(target).write_bytes(b"half")
+        raise kind
+
+    monkeypatch.setattr(torch, "save", write_half)
+    with pytest.raises(UserError, match=r"search\.pt: cannot be written.*the former file is untouched"):
+        save_checkpoint(path, "search", Position(2, 0, 0.0), 0, {})
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["search.pt"]
