@@ -70,9 +70,7 @@ def test_adapt_equals_the_slow_loops_and_has_the_size_of_the_convolution(
 
 
 def test_different_strides_of_height_and_width():
-    shape = ConvShape(
-        in_channels=2, out_channels=2, kernel_size=(3, 3), stride=(2, 1), padding=(1, 1), in_size=(7, 5)
-    )
+    shape = ConvShape(in_channels=2, out_channels=2, kernel_size=(3, 3), stride=(2, 1), padding=(1, 1), in_size=(7, 5))
     x = torch.randn(2, 2, 7, 5)
     torch.testing.assert_close(Adapt(shape)(x), slow_adapt(x, 2, (2, 1), (4, 5)))
 
@@ -97,7 +95,8 @@ def test_averaging_after_repeating_is_the_identity(factor):
 
 
 @pytest.mark.parametrize(
-    ("in_channels", "out_channels", "possible"), [(4, 4, True), (4, 7, True), (6, 3, True), (6, 4, False), (7, 6, False)]
+    ("in_channels", "out_channels", "possible"),
+    [(4, 4, True), (4, 7, True), (6, 3, True), (6, 4, False), (7, 6, False)],
 )
 def test_no_adaption_where_channels_do_not_divide(in_channels, out_channels, possible):
     assert Adapt.possible(in_channels, out_channels) is possible

@@ -17,8 +17,7 @@ from nasb.cells.operations import NONE, OPERATIONS
 from nasb.errors import UserError
 from nasb.networks import create_network
 
-ALL = settings(max_examples=150, deadline=None, derandomize=True)
-INFO = settings(max_examples=40, deadline=None, derandomize=True)
+ALL = settings(max_examples=80, deadline=None, derandomize=True)
 
 
 def ways(pairs, node, output):
@@ -319,7 +318,10 @@ def test_saving_is_whole_or_not_at_all(tmp_path, monkeypatch):
     ("change", "message"),
     [
         (lambda cells: {**cells, "layer4.0.conv1": ()}, '"layer4.0.conv1" is not in this host'),
-        (lambda cells: {n: e for n, e in cells.items() if n != "layer2.1.conv2"}, '"layer2.1.conv2" of the host is mis'),
+        (
+            lambda cells: {n: e for n, e in cells.items() if n != "layer2.1.conv2"},
+            '"layer2.1.conv2" of the host is mis',
+        ),
     ],
 )
 def test_an_architecture_of_another_host_is_refused_by_the_cell_s_name(change, message):

@@ -61,7 +61,11 @@ def test_with_every_edge_none_it_is_bi_real_s_block(stride, out_channels, kernel
         pooled = F.avg_pool2d(x, stride) if stride > 1 else x
         expected = expected + norm(F.conv2d(pooled, state["shortcut.conv.weight"]), state, "shortcut.bn", training)
     torch.testing.assert_close(cell(x), expected, rtol=1e-4, atol=1e-5)
-    names = {"backbone.0.conv", "backbone.0.bn", *(("shortcut.conv", "shortcut.bn") if shortcut is ConvShortcut else ())}
+    names = {
+        "backbone.0.conv",
+        "backbone.0.bn",
+        *(("shortcut.conv", "shortcut.bn") if shortcut is ConvShortcut else ()),
+    }
     assert {key.rpartition(".")[0] for key in state} == names
 
 
@@ -142,9 +146,7 @@ def test_the_thresholds_of_three_bases_start_spread_and_apart():
     torch.testing.assert_close(cell.backbone[0].bn.weight.data, torch.full((4,), 1 / 9))
 
 
-@pytest.mark.parametrize(
-    ("bases", "learned", "parameters"), [(1, False, 0), (1, True, 3), (2, False, 4), (3, True, 5)]
-)
+@pytest.mark.parametrize(("bases", "learned", "parameters"), [(1, False, 0), (1, True, 3), (2, False, 4), (3, True, 5)])
 def test_one_threshold_per_node_and_one_more_per_base(bases, learned, parameters):
     cell = cell_of(shape_of(), CellConfig(nodes=2, bases=bases, learned_threshold=learned), RICH)
     assert sum("threshold" in name for name, _ in cell.named_parameters()) == parameters
@@ -166,5 +168,5 @@ def test_an_operation_that_does_not_fit_is_refused_where_it_stands():
 
 def test_an_operation_that_does_not_fit_for_its_channels_says_channels():
     shape = ConvShape(in_channels=6, out_channels=4, kernel_size=(3, 3), padding=(1, 1), in_size=(8, 8))
-    with pytest.raises(UserError, match="6.*4.*channels|channels.*6.*4"):
+    with pytest.raises(UserError, match=r"6.*4.*channels|channels.*6.*4"):
         derived_edges(shape, CellConfig(), [Edge(0, 1, "identity")], "architecture: c")

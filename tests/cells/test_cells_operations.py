@@ -58,8 +58,7 @@ def test_the_registry_is_the_design_s_list():
     assert set(OPERATIONS) == set(free_operations()) | set(paid_operations())
 
 
-@pytest.mark.parametrize("channels", [(4, 4), (4, 8), (8, 4), (4, 6)])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("size", "channels"), [((8, 8), (4, 8)), ((7, 9), (8, 4)), ((9, 7), (4, 6)), ((8, 7), (4, 4))])
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("name", BUILT)
 def test_an_operation_that_fits_gives_the_shape_of_the_host_s_convolution(name, host, size, channels):

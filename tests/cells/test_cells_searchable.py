@@ -59,9 +59,7 @@ def test_a_fresh_cell_runs_the_sum_of_softmax_times_candidate(nodes, stride, out
                 factors.setdefault(key[:2], []).append((name, where, float(weight)))
     assert sum(map(len, factors.values())) == {0: 3, 1: 11, 2: 23}[nodes]
     x = torch.randn(3, 4, 8, 8).double()  # in fp32, sums in another order turn values at a threshold around
-    torch.testing.assert_close(
-        cell(x), mixture_cell(x, state, nodes, out_channels, stride, factors, training)
-    )
+    torch.testing.assert_close(cell(x), mixture_cell(x, state, nodes, out_channels, stride, factors, training))
 
 
 CHOICES = [

@@ -35,7 +35,9 @@ def test_learning_rate_ends_near_zero() -> None:
 def test_weight_decay_is_for_real_weights_only() -> None:
     network = create_network("bireal_resnet20", width=4, activation="rprelu", learned_threshold=True)
     decayed, kept = create_optimizer(network, StageConfig(weight_decay=0.1)).param_groups
-    real = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear) and not isinstance(m, BinaryConv2d)]
+    real = [
+        m.weight for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear) and not isinstance(m, BinaryConv2d)
+    ]
     assert {id(p) for p in decayed["params"]} == {id(p) for p in real}
     assert decayed["weight_decay"] == 0.1
     assert kept["weight_decay"] == 0

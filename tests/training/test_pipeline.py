@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import nasb
-from nasb.binary import BinaryConv2d, Binarize
+from nasb.binary import Binarize, BinaryConv2d
 from nasb.cli import main
 from nasb.files import save_safetensors
 from nasb.networks import create_host
@@ -78,6 +78,7 @@ def test_a_finished_run_is_not_run_again(finished: Path, capsys: pytest.CaptureF
 
 def test_stages_alone_in_order(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
+    tiny.write_text(tiny.read_text().replace("checkpoint_minutes: 0", "checkpoint_minutes: 60"))
     assert run("finetune", "--config", tiny, "--out", out) == 2
     assert "finetune needs search, which has not been finished" in capsys.readouterr().err
     assert run("search", "--config", tiny, "--out", out) == 0

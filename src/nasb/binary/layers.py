@@ -153,7 +153,12 @@ class BinaryConv2d(nn.Conv2d):
         if self.pad_value and any(self._reversed_padding_repeated_twice):
             b_NCHW = F.pad(b_NCHW, self._reversed_padding_repeated_twice, value=float(self.pad_value))
             padding = (0, 0)
-        return F.conv2d(b_NCHW, weight, None, self.stride, padding, self.dilation, self.groups)
+        stride = self.stride
+        if self.kernel_size == (1, 1) and stride != (1, 1) and padding == (0, 0):
+            # The same sum on every stride-th pixel. oneDNN's strided 1x1 writes past its buffer in the backward pass where
+            # channels_last has fewer than 8 input channels (oneDNN issue 6035, seen with torch 2.14.1).
+            b_NCHW, stride = b_NCHW[:, :, :: stride[0], :: stride[1]], (1, 1)
+        return F.conv2d(b_NCHW, weight, None, stride, padding, self.dilation, self.groups)
 
     def forward(self, b_NCHW: Tensor) -> Tensor:  # noqa: N803
         """Map -1 / +1 [N, C_in, H, W] to real [N, C_out, H', W']."""

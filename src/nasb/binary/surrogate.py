@@ -63,11 +63,12 @@ def sign(x: Tensor, threshold: Tensor | float | None = None) -> Tensor:
             threshold, device=x.device, dtype=None if isinstance(threshold, Tensor) else torch.double
         )
         bound = bound.detach().reshape(bound.shape or (1,) * x.dim())
-        if torch.broadcast_shapes(x.shape, bound.shape) != x.shape:
+        if torch.broadcast_shapes(x.shape, bound.shape) != x.shape:  # type: ignore[no-untyped-call]
             raise UserError(f"a threshold of shape {tuple(bound.shape)} does not fit an input of {tuple(x.shape)}")
     # One new buffer and two passes: 1 / 0 from the comparison, then every 0 becomes -1. `torch.where` and a cast from
     # bool cost four times as much on a CPU, where a fresh buffer's page faults weigh more than arithmetic.
-    return F.threshold(torch.ge(x, bound, out=torch.empty_like(x)), 0.5, -1.0, inplace=True)
+    signs: Tensor = F.threshold(torch.ge(x, bound, out=torch.empty_like(x)), 0.5, -1.0, inplace=True)
+    return signs
 
 
 class _Binarize(torch.autograd.Function):

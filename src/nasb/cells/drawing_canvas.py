@@ -1,8 +1,8 @@
 """Canvas, on which the pages of nasb.cells.draw are drawn, and the graph of one cell.
 
-All lengths are in points (1/72 inch), x to the right and y down, so that they compare with font sizes. An edge is an arc whose
-height is its level: the number of nodes that it advances; the backbone and the shortcut lie one level further out. So no two edges share a
-place, and there is room for a label at the top of each.
+All lengths are in points (1/72 inch), x to the right and y down, so that they compare with font sizes. An edge is an
+arc whose height is its level: the number of nodes that it advances. So no two edges share a place, and inside each
+there is room for its label. The backbone and the shortcut lie one level further out, with their labels outside.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 DOTS_PER_INCH = 120
 INK, GREY, FAINT, PAPER = "#222222", "#767676", "#b8b8b8", "#ffffff"
 
-# Okabe and Ito's palette without its yellow, which white paper swallows; olive is of Paul Tol's. Both are safe for the colour-blind.
+# Okabe and Ito's palette, without its yellow, which white paper swallows; the olive is of Paul Tol's. Both palettes are
+# safe for the colour-blind.
 COLOURS = {
     "identity": "#000000",
     "avg_pool_3x3": "#009e73",
@@ -90,23 +91,26 @@ class Canvas:
 
     def text(
         self, x: float, y: float, text: str, size: float, *, bold: bool = False, colour: str = INK,
-        across: str = "left", up: str = "baseline", paper: bool = False,
+        across: str = "left", up: str = "baseline",
     ) -> None:  # fmt: skip
-        """Write text; with `paper`, on a patch that covers the lines behind it."""
-        box = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6} if paper else None
+        """Write text, which may have several lines."""
+        if not text:
+            return
         self.axes.text(
-            x, y, text, fontsize=size, fontweight="bold" if bold else "normal", color=colour, horizontalalignment=across,
-            verticalalignment=up, bbox=box, linespacing=1.1, parse_math=False, zorder=4,
+            x, y, text, fontsize=size, fontweight="bold" if bold else "normal", color=colour, linespacing=1.1,
+            horizontalalignment=across, verticalalignment=up, parse_math=False, zorder=4,
         )  # fmt: skip
 
-    def box(self, x: float, y: float, width: float, height: float, *, edge: str, fill: str, thick: float) -> None:
-        """Draw a rounded box, (x, y) its upper left corner."""
+    def box(
+        self, x: float, y: float, width: float, height: float, *, edge: str, fill: str = PAPER, thick: float = 0.8,
+        behind: bool = False,
+    ) -> None:  # fmt: skip
+        """Draw a rounded box, (x, y) its upper left corner, above the lines or behind them."""
         style = f"round,pad=0,rounding_size={min(4.0, height / 3)}"
         self.axes.add_patch(
-            FancyBboxPatch(
-                (x, y), width, height, boxstyle=style, edgecolor=edge, facecolor=fill, linewidth=thick, zorder=3
-            )
-        )
+            FancyBboxPatch((x, y), width, height, boxstyle=style, edgecolor=edge, facecolor=fill, linewidth=thick,
+                           zorder=0 if behind else 3)
+        )  # fmt: skip
 
     def curve(
         self, points: Sequence[tuple[float, float]], colour: str, thick: float, *, dashed: bool = False,
@@ -159,12 +163,15 @@ class CellGraph:
         inset = style.node[0] / 2
         self.xs = [x0 + inset + (x1 - x0 - 2 * inset) * node / (nodes + 1) for node in range(nodes + 2)]
 
-    def draw_nodes(self, names: Sequence[str], notes: Sequence[str], *, quiet: bool) -> None:
-        """Draw the nodes, each with its name, and a note in its box if it is not empty."""
+    def draw_nodes(self, notes: Sequence[str], edges: Sequence[Edge]) -> None:
+        """Draw the nodes, each with its name and, if it is not empty, a note in its box; faint where no edge is."""
         width, height = self.style.node
-        for x, name, note in zip(self.xs, names, notes, strict=True):
+        names = ["in", *map(str, range(1, len(self.xs) - 1)), "out"]
+        for node, (x, name, note) in enumerate(zip(self.xs, names, notes, strict=True)):
+            outer = node in (0, len(self.xs) - 1)
+            quiet = not (edges if outer else any(node in (edge.source, edge.target) for edge in edges))
             edge, ink = (FAINT, GREY) if quiet else (INK, INK)
-            self.canvas.box(x - width / 2, self.y - height / 2, width, height, edge=edge, fill=PAPER, thick=0.8)
+            self.canvas.box(x - width / 2, self.y - height / 2, width, height, edge=edge)
             up = self.y - (height * 0.2 if note else 0)
             self.canvas.text(
                 x, up, name, self.style.font + 0.5, bold=not quiet, colour=ink, across="center", up="center_baseline"
@@ -182,9 +189,9 @@ class CellGraph:
 
     def arc(
         self, source: int, target: int, *, above: bool, level: int, slot: int, label: str, colour: str, ink: str = INK,
-        thick: float = 1.0, alpha: float = 1.0,
+        thick: float = 1.0, alpha: float = 1.0, outside: bool = False,
     ) -> None:  # fmt: skip
-        """Draw an edge of that level; `slot`, from 1, is its place on the top of its two nodes, counted from the outside."""
+        """Draw an edge; `slot`, from 1, is the place of its ends at the nodes, from their sides to the middle."""
         style, side = self.style, -1 if above else 1
         offset = style.node[0] / 2 - 1.5 - (slot - 1) * style.port
         start, end = self.xs[source] + offset, self.xs[target] - offset
@@ -197,11 +204,14 @@ class CellGraph:
             [(start, edge_of_node), (start + bend, handle), (end - bend, handle), (end, edge_of_node)],
             colour, style.thick * thick, dashed=not above, alpha=alpha, head=style.head,
         )  # fmt: skip
-        if label:
-            self.canvas.text(
-                (start + end) / 2, apex + side * 2, label, style.font, colour=ink, across="center",
-                up="bottom" if above else "top", paper=True,
-            )  # fmt: skip
+        up, down = ("bottom", "top") if above else ("top", "bottom")
+        x = (start + end) / 2
+        if outside:
+            self.canvas.text(x, apex + side * 2, label, style.font, colour=ink, across="center", up=up)
+        else:
+            # The lowest arcs are narrow at their top, so their labels lie deeper.
+            inset = style.level * (0.42 if level == 1 else 0.1)
+            self.canvas.text(x, apex - side * inset, label, style.font, colour=ink, across="center", up=down)
 
     def draw_edges(self, edges: Sequence[Edge], labels: Sequence[str]) -> None:
         """Draw the chosen edges; those that lie on no way from input to output are pale."""
@@ -213,15 +223,27 @@ class CellGraph:
                 colour=colour_of(edge.operation), alpha=1.0 if edge in live else 0.3,
             )  # fmt: skip
 
-    def draw_frame(self, cell: "Cell", backbone: str, shortcut: str, levels: tuple[int, int]) -> None:
-        """Draw what every cell has: the backbone above level `levels[0]`, the shortcut below `levels[1]`."""
-        last = len(self.xs) - 1
-        common = {"colour": FAINT, "ink": GREY, "thick": 0.7}
-        self.arc(0, last, above=True, level=levels[0] + 1, slot=last + 1, label=backbone, **common)
+    def draw_frame(self, cell: "Cell", edges: Sequence[Edge], backbone: str, shortcut: str) -> None:
+        """Draw what every cell has: the backbone above all edges, the shortcut below."""
+        above, below = level_of(edges, paid=True) + 1, level_of(edges, paid=False) + 1
+        self._frame(above, backbone, above=True)
         if cell.shortcut is not None:
-            self.arc(0, last, above=False, level=levels[1] + 1, slot=last + 1, label=shortcut, **common)
+            self._frame(below, shortcut, above=False)
         else:
-            y = self.y + self.style.node[1] / 2 + (levels[1] + 1) * self.style.level
-            self.canvas.text(
-                (self.xs[0] + self.xs[-1]) / 2, y + 2, shortcut, self.style.font, colour=GREY, across="center", up="top"
-            )
+            x, y = (self.xs[0] + self.xs[-1]) / 2, self.y + self.style.node[1] / 2 + below * self.style.level
+            self.canvas.text(x, y, shortcut, self.style.font, colour=GREY, across="center", up="bottom")
+
+    def _frame(self, level: int, label: str, *, above: bool) -> None:
+        last = len(self.xs) - 1
+        self.arc(
+            0,
+            last,
+            above=above,
+            level=level,
+            slot=last + 1,
+            label=label,
+            colour=FAINT,
+            ink=GREY,
+            thick=0.7,
+            outside=True,
+        )

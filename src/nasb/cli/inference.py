@@ -41,7 +41,7 @@ def evaluate_command(arguments: Sequence[str]) -> None:
 
         load_plugin(values.plugin)
     given = any(argument.startswith("--data") for argument in arguments)
-    data_config: DataConfig = p.instantiate_classes(values)["data"]
+    data_config: DataConfig = p.instantiate(values)["data"]
     config, seed = _data_of(values.target, data_config, given, values.seed)
     from nasb.data import open_data
     from nasb.training.evaluation import evaluate

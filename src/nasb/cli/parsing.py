@@ -62,7 +62,7 @@ def parse_run(command: str, description: str, arguments: Sequence[str]) -> "tupl
     values = p.parse_args(arguments)
     if values.out is None:
         raise UserError(f"nasb {command}: --out is missing: give the run directory")
-    made = p.instantiate_classes(values)
+    made = p.instantiate(values)
     fields = {key: made[key] for key in RunConfig.__dataclass_fields__}
     return RunConfig(**fields), Path(values.out)
 

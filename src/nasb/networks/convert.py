@@ -42,6 +42,7 @@ def convert(
     cells: Mapping[str, Sequence[Edge]] | None = None,
     search: bool = False,
     operations: Sequence[str] | None = None,
+    check: bool = True,
 ) -> torch.fx.GraphModule:
     """Make a binary network of a real one.
 
@@ -52,6 +53,7 @@ def convert(
         cells: the edges of each cell by its qualified name; None: every edge "none", which is the hand-made network.
         search: make the searchable network instead, with every candidate present.
         operations: the candidates of the search (None: all).
+        check: run the network once, and refuse it if a sign sees an input of one side only.
 
     Returns:
         The network, a module whose cells have the qualified names of the host's convolutions. `network.meta["plan"]`
@@ -66,7 +68,8 @@ def convert(
     conversion.rewrite(cells or {}, search, operations)
     network = conversion.traced
     network.meta["plan"] = conversion.plan
-    _refuse_one_sided(network, input_shape)
+    if check:
+        _refuse_one_sided(network, input_shape)
     return network
 
 

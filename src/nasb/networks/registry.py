@@ -204,4 +204,5 @@ def build_architecture(architecture: Architecture, host: "nn.Module | None" = No
             in_channels=architecture.input_shape[0],
             options=architecture.options,
         )
-    return convert(host, architecture.input_shape, cell=architecture.cell, cells=architecture.cells)
+    # The host's conversion was checked when the architecture was made.
+    return convert(host, architecture.input_shape, cell=architecture.cell, cells=architecture.cells, check=False)
