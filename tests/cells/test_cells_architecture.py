@@ -340,7 +340,7 @@ def test_an_operation_that_cannot_give_the_shape_is_refused_by_the_cell_s_name()
     architecture = Architecture(
         host="mine", num_classes=2, input_shape=(3, 8, 8), cells={"1": (Edge(0, 2, "bin_conv_1x1"),)}
     )
-    with pytest.raises(UserError, match=r"cells\.1: bin_conv_1x1 cannot map \(8, 8\) to \(6, 6\)"):
+    with pytest.raises(UserError, match=r"cells\.1: bin_conv_1x1 cannot map 4 channels of \(8, 8\) pixels"):
         architecture.build(host)
 
 

@@ -136,7 +136,7 @@ def test_the_plan_of_resnet18(resnet18):
             for conv in (1, 2):
                 changes = first and conv == 1
                 kind = f"3x3 {width // 2}-{width} /2" if changes else f"3x3 {width}-{width}"
-                shortcut = "ConvShortcut" if changes else "Adapt"
+                shortcut = "average pooling, real 1x1, batch norm" if changes else "adapt"
                 expected.append((f"layer{stage}.{block}.conv{conv}", kind, "cell", f"shortcut: {shortcut}"))
             if first:
                 expected.append(
@@ -158,9 +158,9 @@ def test_the_plan_of_resnet50(resnet50):
     rows = {row[0]: row[1:] for row in rows_of(resnet50[1])}
     assert len(rows) == 53
     assert rows["conv1"] == ("7x7 3-64 /2", "real", "first convolution")
-    assert rows["layer2.0.conv1"] == ("1x1 256-128", "cell", "shortcut: Adapt")
-    assert rows["layer2.0.conv2"] == ("3x3 128-128 /2", "cell", "shortcut: Adapt")
-    assert rows["layer2.0.conv3"] == ("1x1 128-512", "cell", "shortcut: none, the block's addition stays")
+    assert rows["layer2.0.conv1"] == ("1x1 256-128", "cell", "shortcut: adapt")
+    assert rows["layer2.0.conv2"] == ("3x3 128-128 /2", "cell", "shortcut: adapt")
+    assert rows["layer2.0.conv3"] == ("1x1 128-512", "cell", "shortcut: the block's addition")
     assert rows["layer2.0.downsample.0"] == (
         "1x1 256-512 /2",
         "shortcut",

@@ -155,8 +155,8 @@ class BinaryConv2d(nn.Conv2d):
             padding = (0, 0)
         stride = self.stride
         if self.kernel_size == (1, 1) and stride != (1, 1) and padding == (0, 0):
-            # The same sum on every stride-th pixel. oneDNN's strided 1x1 writes past its buffer in the backward pass where
-            # channels_last has fewer than 8 input channels (oneDNN issue 6035, seen with torch 2.14.1).
+            # The same sum on every stride-th pixel. oneDNN's strided 1x1 writes past its buffer in the backward pass
+            # where channels_last has fewer than 8 input channels (oneDNN issue 6035, seen with torch 2.14.1).
             b_NCHW, stride = b_NCHW[:, :, :: stride[0], :: stride[1]], (1, 1)
         return F.conv2d(b_NCHW, weight, None, stride, padding, self.dilation, self.groups)
 

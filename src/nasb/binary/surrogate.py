@@ -112,4 +112,5 @@ def binarize(
         UserError: the surrogate is unknown, or the threshold does not broadcast to the shape of `x`.
     """
     SURROGATES[surrogate]
-    return _Binarize.apply(x, threshold, surrogate, sharpness)
+    signs: Tensor = _Binarize.apply(x, threshold, surrogate, sharpness)
+    return signs

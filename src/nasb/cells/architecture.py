@@ -106,7 +106,7 @@ class Architecture:
         """
         values = _mapping(values, where)
         _check_keys(values, KEYS, where)
-        if values["schema_version"] != SCHEMA_VERSION:
+        if type(values["schema_version"]) is not int or values["schema_version"] != SCHEMA_VERSION:
             raise UserError(
                 f"{where}: schema_version is {values['schema_version']!r}; this version of nasb reads {SCHEMA_VERSION}"
             )
@@ -117,7 +117,7 @@ class Architecture:
             raise UserError(f"{where}: input_shape is {shape!r}; give [channels, height, width]")
         if not _is_count(values["num_classes"]):
             raise UserError(f"{where}: num_classes is {values['num_classes']!r}; give a whole number above 0")
-        cell = CellConfig.from_dict(values["cell"], f"{where}: cell")
+        cell = CellConfig.from_dict(values["cell"], where)
         cells = {
             str(name): _read_cell(entry, cell.nodes, f"{where}: cells.{name}")
             for name, entry in _mapping(values["cells"], f"{where}: cells").items()
@@ -208,7 +208,7 @@ def _read_cell(value: object, nodes: int, where: str) -> tuple[Edge, ...]:
             raise UserError(f"{here}.operation: {unknown_name('operation', operation, OPERATIONS)}")
         source = values["from"]
         target = nodes + 1 if values["to"] == OUTPUT else values["to"]
-        if isinstance(source, bool) or isinstance(target, bool) or (source, target) not in node_pairs(nodes):
+        if type(source) is not int or type(target) is not int or (source, target) not in node_pairs(nodes):
             raise UserError(
                 f"{here} goes from {values['from']!r} to {values['to']!r}; a cell with {nodes} inside nodes has the "
                 f'nodes 0 to {nodes} and "{OUTPUT}", and edges go from a lower to a higher one'

@@ -89,6 +89,7 @@ class Cell(nn.Module):
         # Base 0 shares its binarization with the edges that leave the input; each further base has a threshold of its
         # own. K equal bases would stay equal, so their thresholds start evenly spread around 0.
         starts = torch.linspace(-0.5, 0.5, config.bases).tolist() if config.bases > 1 else [0.0]
+        starts.sort(key=abs)  # the shared one starts nearest to 0
         self.binarize = nn.ModuleList(self._binarize(shape.in_channels, start) for start in starts)
         self.adapt = Adapt(shape)
         self.edges = nn.ModuleDict()
@@ -196,7 +197,10 @@ def derived_edges(shape: ConvShape, config: CellConfig, edges: Sequence[Edge], w
         operation = OPERATIONS[edge.operation]
         wanted = edge_shape(shape, edge.source)
         if not operation.fits(wanted):
-            raise UserError(f"{where}: {edge.operation} cannot map {wanted.in_size} to {wanted.out_size} pixels here")
+            raise UserError(
+                f"{where}: {edge.operation} cannot map {wanted.in_channels} channels of {wanted.in_size} pixels to "
+                f"{wanted.out_channels} of {wanted.out_size}"
+            )
         module = operation.build(wanted, config)
         if module is not None:
             modules[edge.source, edge.target, operation.paid] = FixedEdge(module)

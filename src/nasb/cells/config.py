@@ -22,12 +22,12 @@ class CellConfig:
     activation: str = "none"
     """What follows the cell's sum: none (published Bi-Real Net), prelu or rprelu."""
     shortcut: str = "auto"
-    """Shortcut of a cell that changes shape: conv (average pooling, real 1x1, batch norm), adapt (no parameters), or auto:
-    as the host had it."""
+    """Shortcut of a cell that changes shape: conv (average pooling, real 1x1, batch norm), adapt (no parameters), or
+    auto: as the host had it."""
     learned_threshold: bool = False
     """Learn a threshold per channel for each binarization (RSign) instead of 0."""
     weight_scale: str = "none"
-    """Scale of binary weights: none, mean or learned. Each binary convolution ends in a batch norm, which absorbs it."""
+    """Scale of binary weights: none, mean or learned. The batch norm behind each binary convolution absorbs it."""
     surrogate: str = "polynomial"
     """Surrogate gradient of the activations' sign."""
     pad_value: int = 0
@@ -46,12 +46,12 @@ class CellConfig:
                 raise UserError(f"cell.{key}: {unknown_name(key, getattr(self, key), accepted)}")
         for key, accepted_numbers in (("nodes", (0, 1, 2)), ("bases", range(1, 17)), ("pad_value", (-1, 0, 1))):
             value = getattr(self, key)
-            if isinstance(value, bool) or value not in accepted_numbers:
+            if type(value) is not int or value not in accepted_numbers:
                 numbers = ", ".join(map(str, accepted_numbers))
                 raise UserError(f"cell.{key} is {value!r}; accepted: {numbers}")
         if not isinstance(self.learned_threshold, bool):
             raise UserError(f"cell.learned_threshold is {self.learned_threshold!r}; accepted: true, false")
-        if not isinstance(self.branch_gain, int | float) or not 0 < self.branch_gain <= 10:
+        if type(self.branch_gain) not in (int, float) or not 0 < self.branch_gain <= 10:
             raise UserError(f"cell.branch_gain is {self.branch_gain!r}; give a number above 0, at most 10")
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,15 +60,18 @@ class CellConfig:
 
     @classmethod
     def from_dict(cls, values: object, where: str) -> "CellConfig":
-        """Read the options back; `where` leads the error messages.
+        """Read the options back; `where`, the file's name, leads the error messages.
 
         Raises:
             UserError: not a mapping, an unknown key, or a value that is not accepted.
         """
         if not isinstance(values, dict):
-            raise UserError(f"{where} must be a mapping, not {type(values).__name__}")
+            raise UserError(f"{where}: cell must be a mapping, not {type(values).__name__}")
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
-                raise UserError(f"{where}: {unknown_name('key', key, known)}")
-        return cls(**values)
+                raise UserError(f"{where}: cell: {unknown_name('key', key, known)}")
+        try:
+            return cls(**values)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None

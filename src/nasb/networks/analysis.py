@@ -6,7 +6,7 @@ convolution) that fork from one node.
 """
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +37,8 @@ PASSING_FUNCTIONS = {
     F.log_softmax, getattr,
     torch.max_pool2d, torch.adaptive_avg_pool1d,
 }  # fmt: skip
+SHAPING_FUNCTIONS = {F.pad, F.avg_pool2d, F.max_pool2d, torch.max_pool2d, operator.getitem}
+MAX_POOLING = (F.max_pool2d, F.adaptive_max_pool2d, torch.max_pool2d)
 OTHER_MODULES = (nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.LogSoftmax)
 METHODS = {
     "relu",
@@ -72,6 +74,7 @@ def trace(host: nn.Module, input_shape: tuple[int, int, int]) -> torch.fx.GraphM
         raise UserError(f"convert: {kind} cannot be traced by torch.fx: {_first_line(error)}") from None
     traced = torch.fx.GraphModule(host, graph)
     refuse_unknown(traced)
+    _dropout_as_layers(traced)
     training = traced.training
     traced.eval()
     try:
@@ -111,10 +114,34 @@ def refuse_unknown(traced: torch.fx.GraphModule) -> None:
         ):
             name = getattr(node.target, "__name__", str(node.target))
             raise UserError(f"convert: the operation {name} (node {node.name}) of the host's forward is not known")
+        elif node.op in ("call_function", "call_method") and not node.users:
+            raise UserError(
+                f"convert: the result of {node.name} is not used; where it works in place, write x = {node.name}(x)"
+            )
+        elif node.target in ADDITIONS and node.kwargs:
+            raise UserError(
+                f"convert: the addition {node.name} has the arguments {dict(node.kwargs)}; only x + y is known"
+            )
         elif node.op == "get_attr":
             raise UserError(
                 f"convert: the host's forward reads the tensor {node.target}, which is not in a known layer"
             )
+
+
+def _dropout_as_layers(traced: torch.fx.GraphModule) -> None:
+    """Make a layer of each functional dropout: tracing has fixed its `training` to what it was at that moment."""
+    for node in list(traced.graph.nodes):
+        if node.op == "call_function" and node.target is F.dropout:
+            probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
+            name = f"{node.name}_layer"
+            while hasattr(traced, name):
+                name += "_"
+            traced.add_submodule(name, nn.Dropout(float(probability)))
+            with traced.graph.inserting_after(node):
+                layer = traced.graph.call_module(name, (node.all_input_nodes[0],))
+            node.replace_all_uses_with(layer)
+            traced.graph.erase_node(node)
+    traced.recompile()
 
 
 def module_of(traced: torch.fx.GraphModule, node: torch.fx.Node) -> nn.Module | None:
@@ -136,12 +163,24 @@ def is_activation(traced: torch.fx.GraphModule, node: torch.fx.Node) -> bool:
     return isinstance(module_of(traced, node), ACTIVATION_MODULES)
 
 
+def is_max_pooling(traced: torch.fx.GraphModule, node: torch.fx.Node) -> bool:
+    """Whether the node is max pooling."""
+    return (node.op == "call_function" and node.target in MAX_POOLING) or isinstance(
+        module_of(traced, node), nn.MaxPool2d | nn.AdaptiveMaxPool2d
+    )
+
+
 def is_addition(node: torch.fx.Node) -> bool:
     """Whether the node adds two tensors."""
     named = (node.op == "call_function" and node.target in ADDITIONS) or (
         node.op == "call_method" and node.target in {"add", "add_"}
     )
-    return named and len(node.args) == 2 and all(isinstance(argument, torch.fx.Node) for argument in node.args)
+    return (
+        named
+        and not node.kwargs
+        and len(node.args) == 2
+        and all(isinstance(argument, torch.fx.Node) for argument in node.args)
+    )
 
 
 def keeps_signs(traced: torch.fx.GraphModule, node: torch.fx.Node) -> bool:
@@ -223,6 +262,8 @@ class Residual:
     addition: torch.fx.Node
     branch: list[torch.fx.Node]
     shortcut: list[torch.fx.Node]
+    plain: bool
+    """Whether the shortcut passes its input on, but for a change of shape (pooling, padding, slicing, a 1x1)."""
 
 
 def residuals(traced: torch.fx.GraphModule) -> list[Residual]:
@@ -243,13 +284,28 @@ def residuals(traced: torch.fx.GraphModule) -> list[Residual]:
         sides = [sorted(above[side] - above[fork], key=order.__getitem__) for side in (left, right)]
         convs = [[n for n in side if is_conv(traced, n)] for side in sides]
         for main, other in ((0, 1), (1, 0)):
-            more = len(convs[main]) > len(convs[other]) or not _is_plain_shortcut(traced, convs[main])
-            if convs[main] and more and _is_plain_shortcut(traced, convs[other]):
-                found.append(Residual(node, sides[main], sides[other]))
+            more = len(convs[main]) > len(convs[other]) or not _at_most_a_1x1(traced, convs[main])
+            if convs[main] and more and _at_most_a_1x1(traced, convs[other]):
+                found.append(Residual(node, sides[main], sides[other], _passes_on(traced, sides[other])))
                 break
     return found
 
 
-def _is_plain_shortcut(traced: torch.fx.GraphModule, convs: Iterable[torch.fx.Node]) -> bool:
+def _at_most_a_1x1(traced: torch.fx.GraphModule, convs: Sequence[torch.fx.Node]) -> bool:
     layers = [module_of(traced, conv) for conv in convs]
-    return len(layers) <= 1 and all(isinstance(c, nn.Conv2d) and c.kernel_size == (1, 1) for c in layers)
+    return len(layers) <= 1 and all(
+        isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1 for layer in layers
+    )
+
+
+def _passes_on(traced: torch.fx.GraphModule, side: Sequence[torch.fx.Node]) -> bool:
+    """Whether a shortcut does nothing to its input but change its shape."""
+    unit = next((unit_of(traced, node) for node in side if is_conv(traced, node)), None)
+    allowed = set() if unit is None else {unit.conv, unit.bn}
+    shaping = (nn.Identity, nn.AvgPool2d, nn.MaxPool2d, OptionAShortcut)
+    return all(
+        node in allowed
+        or isinstance(module_of(traced, node), shaping)
+        or (node.op == "call_function" and node.target in SHAPING_FUNCTIONS)
+        for node in side
+    )

@@ -1,37 +1,40 @@
 """convert(): a plain real CNN in, a hand-made binary, a searchable or a derived network out.
 
-Every convolution of the host becomes a NASB cell, with the batch norm and the activation behind it, except: the first
-one, the classifier, depthwise ones, and the 1x1 of a residual block's shortcut. What stood around the cells changes so:
+A NASB cell takes the place of a convolution with the batch norm and the activation behind it (which ones:
+nasb.networks.roles). What stood around the cells changes so:
 
-- A residual block whose branch consists of cells loses its addition, since each cell has a shortcut of its own; the
+- A residual block whose branch is a chain of cells loses its addition, since each cell has a shortcut of its own; the
   1x1 of its shortcut becomes the shortcut of the cell that changes the shape.
-- A bottleneck (a branch that narrows the channels) keeps its addition: the narrow cells could not carry the
-  real-valued stream. The addition is then the shortcut of the branch's last cell, and a strided 1x1 becomes average
+- Every other addition stays, as the shortcut of its branch's last cell; a strided 1x1 beside it becomes average
   pooling and 1x1.
 - Activations of the host in front of a cell go (`activation: none`) or become PReLU / RPReLU: behind a ReLU every
   sign is +1.
+- Max pooling in front of a cell gets a batch norm, since it lifts the stream above every threshold; the stem's does
+  not where it has one in front of it, as in Bi-Real Net.
 
-The host's weights are taken over. Batch norms of branches start with the host's gamma times `branch_gain`.
+The host's weights are taken over. Batch norms of branches start with the host's gamma and beta times `branch_gain`.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.fx
-from torch import nn
+from torch import Tensor, nn
 
 from nasb.binary import Binarize
 from nasb.cells.adapt import Adapt, ConvShape, ConvShortcut
 from nasb.cells.architecture import Edge
-from nasb.cells.cell import Cell, activation, derived_edges
+from nasb.cells.cell import Cell, EdgeKey, activation, derived_edges
 from nasb.cells.config import CellConfig
 from nasb.cells.searchable import searchable_edges
 from nasb.errors import UserError
 from nasb.networks import analysis
 from nasb.networks.analysis import Residual, Unit
 from nasb.networks.plan import Plan
+from nasb.networks.roles import ADAPT, ADDITION, CONV, NOTHING, Shortcut, assign_roles, side_conv
+
+EdgeBuilder = Callable[[str, ConvShape], dict[EdgeKey, nn.Module]]
 
 
 def convert(
@@ -56,17 +59,25 @@ def convert(
         check: run the network once, and refuse it if a sign sees an input of one side only.
 
     Returns:
-        The network, a module whose cells have the qualified names of the host's convolutions. `network.meta["plan"]`
-        is the `Plan`: what became of every convolution, and why.
+        The network, a module whose cells have the qualified names of the host's convolutions, in the host's mode
+        (training or evaluation). `nasb.networks.plan.plan_of` tells what became of every convolution, and why.
 
     Raises:
         UserError: the host has a layer or operation that is not known, has no convolution to binarize, or `cells` names
             others than the network has.
     """
-    conversion = _Conversion(copy.deepcopy(host), input_shape, cell or CellConfig())
-    conversion.check_names(cells)
-    conversion.rewrite(cells or {}, search, operations)
-    network = conversion.traced
+    config = cell or CellConfig()
+
+    def edges(name: str, shape: ConvShape) -> dict[EdgeKey, nn.Module]:
+        if search:
+            return searchable_edges(shape, config, operations)
+        return derived_edges(shape, config, (cells or {}).get(name, ()), f"architecture: cells.{name}")
+
+    conversion = _Conversion(copy.deepcopy(host), input_shape, config)
+    if cells is not None:
+        conversion.check_names(cells)
+    conversion.rewrite(edges)
+    network = conversion.traced.train(host.training)
     network.meta["plan"] = conversion.plan
     if check:
         _refuse_one_sided(network, input_shape)
@@ -74,54 +85,18 @@ def convert(
 
 
 class _Conversion:
-    """One conversion: first every convolution is given its role, then the graph is rewritten."""
+    """One conversion: the graph of the host is rewritten by the roles of its convolutions and additions."""
 
     def __init__(self, host: nn.Module, input_shape: tuple[int, int, int], config: CellConfig) -> None:
         self.config, self.plan = config, Plan()
         self.traced = analysis.trace(host, input_shape)
-        self.convs = [node for node in self.traced.graph.nodes if analysis.is_conv(self.traced, node)]
-        self.residuals = analysis.residuals(self.traced)
-        self.real = self._real_convs()
-        self.units = {c: analysis.unit_of(self.traced, c) for c in self.convs if c not in self.real}
-        targets = [str(conv.target) for conv in self.units]
-        for target in targets:
-            if targets.count(target) > 1:
-                raise UserError(f"convert: layer {target} is called more than once; give each call a layer of its own")
-        if not self.units:
-            raise UserError(f"convert: {type(host).__name__} has no convolution that could be binarized")
+        self.roles = assign_roles(self.traced, config)
+        self.order = [n for n in self.traced.graph.nodes if analysis.is_conv(self.traced, n)]
+        self.placed: set[torch.fx.Node] = set()
 
-    def _real_convs(self) -> dict[torch.fx.Node, str]:
-        """Return the convolutions that stay real, with the reason."""
-        reasons: dict[torch.fx.Node, str] = {}
-        with_conv_before: set[torch.fx.Node] = set()
-        for node in self.traced.graph.nodes:
-            if any(p in with_conv_before or analysis.is_conv(self.traced, p) for p in node.all_input_nodes):
-                with_conv_before.add(node)
-        with_weights_after: set[torch.fx.Node] = set()
-        for node in reversed(self.traced.graph.nodes):
-            for user in node.users:
-                weighted = isinstance(analysis.module_of(self.traced, user), nn.Conv2d | nn.Linear)
-                if weighted or user in with_weights_after:
-                    with_weights_after.add(node)
-        shortcut_convs = {c for r in self.residuals for c in r.shortcut if analysis.is_conv(self.traced, c)}
-        for conv in self.convs:
-            layer = analysis.module_of(self.traced, conv)
-            assert isinstance(layer, nn.Conv2d)
-            if conv not in with_conv_before:
-                reasons[conv] = "first convolution"
-            elif conv not in with_weights_after:
-                reasons[conv] = "classifier"
-            elif layer.groups == layer.in_channels > 1:
-                reasons[conv] = "depthwise"
-            elif conv in shortcut_convs:
-                reasons[conv] = "1x1 shortcut"
-        return reasons
-
-    def check_names(self, cells: Mapping[str, Sequence[Edge]] | None) -> None:
+    def check_names(self, cells: Mapping[str, Sequence[Edge]]) -> None:
         """Refuse an architecture whose cells are not this host's."""
-        if cells is None:
-            return
-        own = {str(conv.target) for conv in self.units}
+        own = {str(conv.target) for conv in self.roles.units}
         for name in cells:
             if name not in own:
                 raise UserError(f'architecture: the cell "{name}" is not in this host; it is of another network')
@@ -129,172 +104,149 @@ class _Conversion:
             if name not in cells:
                 raise UserError(f'architecture: the cell "{name}" of the host is missing; it is of another network')
 
-    def rewrite(self, cells: Mapping[str, Sequence[Edge]], search: bool, operations: Sequence[str] | None) -> None:
+    def rewrite(self, edges: EdgeBuilder) -> None:
         """Put the cells in, take out what they replace."""
-        shortcuts: dict[torch.fx.Node, nn.Module | None] = {}
-        gains: dict[torch.fx.Node, float] = {}
-        kept: list[Residual] = []
-        for residual in self.residuals:
-            self._plan_residual(residual, shortcuts, kept)
-        for conv, unit in self.units.items():
-            shape = analysis.conv_shape(self.traced, conv)
-            if conv not in shortcuts:
-                shortcuts[conv] = self._own_shortcut(shape)
-                if shortcuts[conv] is None:
-                    gains[conv] = 1.0
-            self._insert(unit, shape, shortcuts[conv], gains.get(conv), cells, search, operations)
-        for residual in kept:
+        kinds = {conv: _describe(analysis.conv_shape(self.traced, conv)) for conv in self.order}
+        shapes = {conv: analysis.conv_shape(self.traced, conv) for conv in self.roles.units}
+        for conv, unit in self.roles.units.items():
+            self._insert(unit, shapes[conv], self.roles.shortcuts[conv], edges)
+        for residual, last in self.roles.removed:
+            self._remove_addition(residual, last)
+        for residual in self.roles.kept:
             self._keep_addition(residual)
-        for conv, reason in self.real.items():
-            if not any(row.layer == str(conv.target) for row in self.plan.rows):
-                self.plan.add(str(conv.target), self._kind(conv), "real", reason)
-        order = {str(node.target): index for index, node in enumerate(self.convs)}
-        self.plan.rows.sort(key=lambda row: order.get(row.layer, len(order)))
-        self._remove_activations()
+        self._clear_the_way_to_signs()
+        for conv in self.order:
+            self.plan.add(str(conv.target), kinds[conv], *self._becomes(conv))
         self.traced.graph.eliminate_dead_code()
         self.traced.delete_all_unused_submodules()
         self.traced.recompile()
 
-    def _kind(self, conv: torch.fx.Node) -> str:
-        layer = analysis.module_of(self.traced, conv)
-        assert isinstance(layer, nn.Conv2d)
-        stride = f" /{layer.stride[0]}" if layer.stride[0] > 1 else ""
-        return f"{layer.kernel_size[0]}x{layer.kernel_size[1]} {layer.in_channels}-{layer.out_channels}{stride}"
+    def _becomes(self, conv: torch.fx.Node) -> tuple[str, str]:
+        """Return what the plan says of a convolution: (what it becomes, why)."""
+        pooled = "average pooling, real 1x1, batch norm"
+        if conv in self.roles.units:
+            texts = {ADAPT: "adapt", CONV: pooled, ADDITION: "the block's addition", NOTHING: "none is possible"}
+            return "cell", f"shortcut: {texts[self.roles.shortcuts[conv].kind]}"
+        for cell, shortcut in self.roles.shortcuts.items():
+            if shortcut.side is conv:
+                return f"shortcut of {cell.target}", pooled
+        if any(conv in residual.shortcut for residual, _ in self.roles.removed):
+            return "removed", "asked: shortcut adapt"
+        if isinstance(self.traced.get_submodule(str(conv.target)), ConvShortcut):
+            return "shortcut", pooled
+        return "real", self.roles.real[conv]
 
-    def _own_shortcut(self, shape: ConvShape) -> nn.Module | None:
-        if self.config.shortcut == "conv" and not shape.keeps_shape:
-            return ConvShortcut(shape)
-        return Adapt(shape) if Adapt.possible(shape.in_channels, shape.out_channels) else None
-
-    def _plan_residual(
-        self, residual: Residual, shortcuts: dict[torch.fx.Node, nn.Module | None], kept: list[Residual]
-    ) -> None:
-        """Decide whether the addition goes, and give the cells of the branch their shortcuts."""
-        units = [self.units[node] for node in residual.branch if node in self.units]
-        pure = bool(units) and {n for unit in units for n in unit.nodes} == set(residual.branch)
-        shapes = [analysis.conv_shape(self.traced, unit.conv) for unit in units]
-        narrows = any(shape.out_channels < shape.in_channels for shape in shapes)
-        changing = [unit for unit, shape in zip(units, shapes, strict=True) if not shape.keeps_shape]
-        side = next((node for node in residual.shortcut if node in self.real), None)
-        if pure and not narrows and len(changing) <= 1 and (side is None or changing):
-            if changing and side is not None and self.config.shortcut != "adapt":
-                conv = changing[0].conv
-                shortcuts[conv] = self._conv_shortcut(analysis.conv_shape(self.traced, conv), side)
-            if side is not None:
-                reason = "average pooling, real 1x1, batch norm" if self.config.shortcut != "adapt" else "asked: adapt"
-                become = f"shortcut of {changing[0].conv.target}" if self.config.shortcut != "adapt" else "removed"
-                self.plan.add(str(side.target), self._kind(side), become, reason)
-            residual.addition.replace_all_uses_with(units[-1].end)
-            self._absorb_activation(residual.addition, units[-1])
-        else:
-            if units and pure:
-                shortcuts[units[-1].conv] = None
-            kept.append(residual)
-
-    def _absorb_activation(self, addition: torch.fx.Node, unit: Unit) -> None:
-        """Let the activation behind a removed addition go: it is the last cell's own now."""
-        after = analysis.sole_user(unit.end)
-        # The addition still reads the unit's end until it is erased.
-        readers = [user for user in unit.end.users if user is not addition]
-        if len(readers) == 1:
-            after = readers[0]
-        if after is not None and analysis.is_activation(self.traced, after):
-            after.replace_all_uses_with(unit.end)
-            self.traced.graph.erase_node(after)
-        self.traced.graph.erase_node(addition)
-
-    def _conv_shortcut(self, shape: ConvShape, side: torch.fx.Node) -> ConvShortcut:
-        """Make the host's 1x1 and its batch norm the shortcut of a cell, weights included."""
-        shortcut = ConvShortcut(shape)
-        unit = analysis.unit_of(self.traced, side)
-        conv = analysis.module_of(self.traced, side)
-        assert isinstance(conv, nn.Conv2d)
-        if conv.weight.shape == shortcut.conv.weight.shape:
-            shortcut.conv.load_state_dict({"weight": conv.weight})
-            if unit.bn is not None:
-                _take_over_bn(shortcut.bn, self.traced.get_submodule(str(unit.bn.target)), conv, 1.0)
-        return shortcut
-
-    def _insert(
-        self,
-        unit: Unit,
-        shape: ConvShape,
-        shortcut: nn.Module | None,
-        gain: float | None,
-        cells: Mapping[str, Sequence[Edge]],
-        search: bool,
-        operations: Sequence[str] | None,
-    ) -> None:
+    def _insert(self, unit: Unit, shape: ConvShape, shortcut: Shortcut, edges: EdgeBuilder) -> None:
+        """Put a cell in the place of a unit."""
         name = str(unit.conv.target)
-        conv = analysis.module_of(self.traced, unit.conv)
-        assert isinstance(conv, nn.Conv2d)
-        if search:
-            edges = searchable_edges(shape, self.config, operations)
-        else:
-            edges = derived_edges(shape, self.config, cells.get(name, ()), f"architecture: cells.{name}")
-        cell = Cell(shape, self.config, edges, shortcut, gain=gain)
+        conv = self._conv(unit.conv)
+        module: nn.Module | None = None
+        if shortcut.kind == CONV:
+            module = ConvShortcut(shape) if shortcut.side is None else self._conv_shortcut(shape, shortcut.side)
+        elif shortcut.kind == ADAPT:
+            module = Adapt(shape)
+        gain = 1.0 if shortcut.kind == NOTHING else None
+        cell = Cell(shape, self.config, edges(name, shape), module, gain=gain)
         bn = None if unit.bn is None else self.traced.get_submodule(str(unit.bn.target))
         for base in cell.bases():
             base.conv.take_weight(conv.weight)
-            _take_over_bn(base.bn, bn, conv, float(base.bn.weight.data[0]))
+            _take_over_bn(base.bn, bn, conv.bias, float(base.bn.weight[0].detach()))
         self.traced.add_submodule(name, cell)
         for node in (unit.activation, unit.bn):
             if node is not None:
                 node.replace_all_uses_with(unit.conv)
                 self.traced.graph.erase_node(node)
-        kind = "none, the block's addition stays" if shortcut is None else type(shortcut).__name__
-        self.plan.add(name, _describe(shape), "cell", f"shortcut: {kind}")
+
+    def _conv(self, node: torch.fx.Node) -> nn.Conv2d:
+        layer = analysis.module_of(self.traced, node)
+        assert isinstance(layer, nn.Conv2d)
+        return layer
+
+    def _conv_shortcut(self, shape: ConvShape, side: torch.fx.Node) -> ConvShortcut:
+        """Make the host's 1x1 and its batch norm a shortcut, weights included."""
+        shortcut = ConvShortcut(shape)
+        conv, bn = self._conv(side), analysis.unit_of(self.traced, side).bn
+        shortcut.conv.load_state_dict({"weight": conv.weight})
+        _take_over_bn(shortcut.bn, None if bn is None else self.traced.get_submodule(str(bn.target)), conv.bias, 1.0)
+        return shortcut
+
+    def _remove_addition(self, residual: Residual, last: Unit) -> None:
+        """Take out an addition and the activation behind it: the last cell has its own of both."""
+        residual.addition.replace_all_uses_with(last.conv)
+        self.traced.graph.erase_node(residual.addition)
+        after = analysis.sole_user(last.conv)
+        if after is not None and analysis.is_activation(self.traced, after):
+            after.replace_all_uses_with(last.conv)
+            self.traced.graph.erase_node(after)
 
     def _keep_addition(self, residual: Residual) -> None:
         """Give a kept addition its strided shortcut in Bi-Real Net's form, and put the cell's activation behind it."""
-        side = next((node for node in residual.shortcut if node in self.real), None)
-        if side is not None:
-            shape = analysis.conv_shape(self.traced, side)
-            unit = analysis.unit_of(self.traced, side)
-            if shape.stride != (1, 1):
-                self.traced.add_submodule(str(side.target), self._conv_shortcut(shape, side))
-                for node in (unit.bn,):
-                    if node is not None:
-                        node.replace_all_uses_with(side)
-                        self.traced.graph.erase_node(node)
-                self.plan.add(str(side.target), _describe(shape), "shortcut", "average pooling, real 1x1, batch norm")
-        last = next((node for node in reversed(residual.branch) if node in self.units), None)
+        side = side_conv(residual, self.roles)
+        if side is not None and self._conv(side).stride != (1, 1):
+            shape, bn = analysis.conv_shape(self.traced, side), analysis.unit_of(self.traced, side).bn
+            self.traced.add_submodule(str(side.target), self._conv_shortcut(shape, side))
+            if bn is not None:
+                bn.replace_all_uses_with(side)
+                self.traced.graph.erase_node(bn)
+        last = next((node for node in reversed(residual.branch) if node in self.roles.units), None)
         after = analysis.sole_user(residual.addition)
         if last is None or after is None or not analysis.is_activation(self.traced, after):
             return
         cell = self.traced.get_submodule(str(last.target))
-        if isinstance(cell, Cell) and cell.shortcut is None:
+        if isinstance(cell, Cell):
             cell.activation = nn.Identity()
             self._replace_activation(after, cell.shape.out_channels)
 
     def _replace_activation(self, node: torch.fx.Node, channels: int) -> None:
         """Take an activation of the host out, or put the network's kind in its place."""
+        before = node.all_input_nodes[0]
         if self.config.activation == "none":
-            node.replace_all_uses_with(node.all_input_nodes[0])
+            node.replace_all_uses_with(before)
         else:
-            name = f"activation_{node.name}"
-            self.traced.add_submodule(name, activation(self.config.activation, channels))
-            with self.traced.graph.inserting_after(node):
-                new = self.traced.graph.call_module(name, (node.all_input_nodes[0],))
-            new.meta = dict(node.meta)
-            node.replace_all_uses_with(new)
-            new.replace_input_with(new, node.all_input_nodes[0])
+            node.replace_all_uses_with(self._add_after(before, activation(self.config.activation, channels)))
         self.traced.graph.erase_node(node)
 
-    def _remove_activations(self) -> None:
-        """Take out the host's activations from which a sign would read without a batch norm or convolution between."""
+    def _add_after(self, node: torch.fx.Node, module: nn.Module) -> torch.fx.Node:
+        """Add a layer that reads a node, under a name that the host does not have; its readers are not changed."""
+        name = f"{node.name}_{type(module).__name__.lower()}"
+        while hasattr(self.traced, name):
+            name += "_"
+        self.traced.add_submodule(name, module)
+        with self.traced.graph.inserting_after(node):
+            added = self.traced.graph.call_module(name, (node,))
+        added.meta = dict(node.meta)
+        self.placed.add(added)
+        return added
+
+    def _clear_the_way_to_signs(self) -> None:
+        """Replace the host's activations in front of signs, and put a batch norm behind max pooling there."""
         for node in list(self.traced.graph.nodes):
-            if not analysis.is_activation(self.traced, node) or str(node.target).startswith("activation_"):
+            if node in self.placed or not self._reaches_a_sign(node):
                 continue
-            reached, front = {node}, [node]
-            while front:
-                for user in front.pop().users:
-                    if user not in reached and (user in self.units or analysis.keeps_signs(self.traced, user)):
-                        reached.add(user)
-                        if user not in self.units:
-                            front.append(user)
-            if any(n in self.units for n in reached):
+            if analysis.is_activation(self.traced, node):
                 self._replace_activation(node, analysis.shape_of(node)[1])
+            elif analysis.is_max_pooling(self.traced, node):
+                before = node.all_input_nodes[0]
+                if (
+                    not isinstance(analysis.module_of(self.traced, before), nn.BatchNorm2d)
+                    and before not in self.placed
+                ):
+                    users = list(node.users)
+                    norm = self._add_after(node, nn.BatchNorm2d(analysis.shape_of(node)[1]))
+                    for user in users:
+                        user.replace_input_with(node, norm)
+
+    def _reaches_a_sign(self, node: torch.fx.Node) -> bool:
+        """Whether a sign reads the node with nothing between that would make a one-sided input two-sided."""
+        reached, front = {node}, [node]
+        while front:
+            for user in front.pop().users:
+                if user in self.roles.units:
+                    return True
+                if user not in reached and analysis.keeps_signs(self.traced, user):
+                    reached.add(user)
+                    front.append(user)
+        return False
 
 
 def _describe(shape: ConvShape) -> str:
@@ -302,15 +254,22 @@ def _describe(shape: ConvShape) -> str:
     return f"{shape.kernel_size[0]}x{shape.kernel_size[1]} {shape.in_channels}-{shape.out_channels}{stride}"
 
 
-def _take_over_bn(target: nn.BatchNorm2d, source: nn.Module | None, conv: nn.Conv2d, gain: float) -> None:
-    """Copy a batch norm's state, gamma and beta times `gain`; the convolution's own bias goes into the running mean."""
+@torch.no_grad()
+def _take_over_bn(target: nn.BatchNorm2d, source: nn.Module | None, bias: Tensor | None, gain: float) -> None:
+    """Copy a batch norm's state, gamma and beta times `gain`.
+
+    The convolution's own bias goes into the running mean, where the host's batch norm subtracts it; without one, into
+    beta.
+    """
     if isinstance(source, nn.BatchNorm2d) and source.affine and source.track_running_stats:
         target.load_state_dict(source.state_dict())
         target.eps, target.momentum = source.eps, source.momentum
-        target.weight.data.mul_(gain)
-        target.bias.data.mul_(gain)
-    if conv.bias is not None and target.running_mean is not None:
-        target.running_mean.data.sub_(conv.bias.data)
+        target.weight.mul_(gain)
+        target.bias.mul_(gain)
+        if bias is not None and target.running_mean is not None:
+            target.running_mean.sub_(bias)
+    elif bias is not None:
+        target.bias.copy_(gain * bias)
 
 
 def _refuse_one_sided(network: nn.Module, input_shape: tuple[int, int, int]) -> None:
@@ -321,8 +280,8 @@ def _refuse_one_sided(network: nn.Module, input_shape: tuple[int, int, int]) -> 
     """
     seen: dict[str, tuple[bool, bool]] = {}
 
-    def watch(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             seen[name] = (bool((inputs[0] >= 0).any()), bool((inputs[0] < 0).any()))
 
         return hook
@@ -331,10 +290,15 @@ def _refuse_one_sided(network: nn.Module, input_shape: tuple[int, int, int]) -> 
     for name, module in trial.named_modules():
         if isinstance(module, Binarize):
             module.register_forward_pre_hook(watch(name))
+    images = min(
+        max(2**17 // (input_shape[1] * input_shape[2] * 64), 2), 64
+    )  # small images need more of them to judge by
+    noise = torch.randn(images, *input_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        trial(torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0)))
+        trial(noise)
     for name, sides in seen.items():
         if not all(sides):
             raise UserError(
-                f"convert: the sign in {name} sees an input of one side only: an activation like ReLU stands before it"
+                f"convert: the sign in {name} sees an input of one side only; something in front of it (an activation "
+                "like ReLU, or pooling) lifts all of it above 0"
             )

@@ -54,6 +54,8 @@ def register_host(
         raise ValueError(f'a host cannot be called "{name}": {HAND_MADE} and {SEARCHED} name conversions')
 
     def enter(build: Callable[..., "nn.Module"]) -> Callable[..., "nn.Module"]:
+        if build.__module__ != "nasb.networks.hosts":
+            _register_own_hosts()  # so that their names are taken
         description = (build.__doc__ or name).strip().splitlines()[0]
         HOSTS.register(name)(
             Host(build=build, input_shape=input_shape, num_classes=num_classes, description=description)
@@ -116,12 +118,17 @@ def create_host(
     _register_own_hosts()
     host = HOSTS[name]
     options = dict(options or {})
+    for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if value is not None and value < 1:
+            raise UserError(f"{name}: {key} is {value}; it must be at least 1")
     for key in options:
         if key not in host.options():
             raise UserError(f"{name}: {unknown_name('option', key, host.options())}")
     try:
         return host.build(
-            num_classes=num_classes or host.num_classes, in_channels=in_channels or host.input_shape[0], **options
+            num_classes=host.num_classes if num_classes is None else num_classes,
+            in_channels=host.input_shape[0] if in_channels is None else in_channels,
+            **options,
         )
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{name}: cannot be built with {options}: {error}") from None
@@ -152,6 +159,8 @@ def create_network(
     from nasb.networks.convert import convert
 
     prefix, host_name = _split(name)
+    if input_shape is not None:
+        input_shape = (input_shape[0], input_shape[1], input_shape[2])
     shape = input_shape or HOSTS[host_name].input_shape
     cell_keys = [field.name for field in fields(CellConfig)]
     cell_options = {key: value for key, value in options.items() if key in cell_keys}

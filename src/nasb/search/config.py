@@ -52,7 +52,7 @@ class SearchConfig:
         from nasb.search.strategies import STRATEGIES
 
         STRATEGIES[self.strategy]
-        if self.budget < 1.0:
+        if not 1.0 <= self.budget < float("inf"):
             raise UserError(
                 f'search.budget is {self.budget}, but a network with every edge "none" costs 1.0. Give one >= 1.0'
             )
@@ -72,5 +72,5 @@ class SearchConfig:
             if not getattr(self, key) > 0:
                 raise UserError(f"search.{key} is {getattr(self, key)}; it must be above 0")
         for key in ("budget_weight", "entropy_weight"):
-            if getattr(self, key) < 0:
+            if not 0 <= getattr(self, key) < float("inf"):
                 raise UserError(f"search.{key} is {getattr(self, key)}; it must not be negative")

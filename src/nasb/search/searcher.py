@@ -72,7 +72,7 @@ class Searcher:
 
     @torch.no_grad()
     def _start(self) -> None:
-        """Set alpha so that E[OPs] meets the budget, by bisection over the logit of none on the paid edges."""
+        """Set alpha so that E[OPs] meets the budget or comes nearest: bisection of the logit of none on paid edges."""
         free_logit = _none_logit(1 - self.config.free_share)
         low, high = -20.0, 30.0
         for _ in range(60):

@@ -93,9 +93,10 @@ class Gumbel(Strategy):
 
 @STRATEGIES.register("gates")
 class Gates(Strategy):
-    """Sample two paths of an edge, run one of them; gradient of alpha through the two binary gates.
+    """Sample two paths of an edge, one of them with gate 1; gradient of alpha through the two binary gates.
 
-    ``dL/dalpha_i = sum_j dL/dg_j p_j (delta_ij - p_i)`` over the two, with p the softmax over the two.
+    ``dL/dalpha_i = sum_j dL/dg_j p_j (delta_ij - p_i)`` over the two, with p the softmax over the two. The other one
+    is computed as well, times 0, for the gradient of its gate.
     Source: Cai et al., ProxylessNAS, ICLR 2019, arXiv 1812.00332.
     """
 

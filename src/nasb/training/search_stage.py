@@ -154,7 +154,7 @@ class SearchStage(Stage):
 
     @torch.no_grad()
     def _judge(self) -> float:
-        """Return the loss of the selected paths on a few batches of the alpha half, by these batches' own statistics."""
+        """Return the loss of the selected paths on some batches of the alpha half, by these batches' own statistics."""
         norms = {m: m.momentum for m in self.network.modules() if isinstance(m, nn.BatchNorm2d)}
         for norm in norms:
             norm.momentum = 0.0

@@ -1,0 +1,138 @@
+"""What each convolution and each addition of a host becomes, decided before anything is rewritten.
+
+Every convolution becomes a cell, except: the first one, the classifier, depthwise ones, those that act on a 1x1 map
+(linear layers, such as squeeze-and-excitation's), and the 1x1 of a residual block's shortcut.
+"""
+
+from dataclasses import dataclass, field
+
+import torch.fx
+from torch import nn
+
+from nasb.cells.adapt import Adapt, ConvShape
+from nasb.cells.config import CellConfig
+from nasb.errors import UserError
+from nasb.networks import analysis
+from nasb.networks.analysis import Residual, Unit
+
+ADAPT, CONV, ADDITION, NOTHING = "adapt", "conv", "addition", "nothing"
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """The shortcut of a cell.
+
+    `kind` is adapt, conv (average pooling, real 1x1, batch norm; `side` is the host's 1x1 whose weights it takes
+    over), addition (the host's own addition around the cell) or nothing (there is none, and none is possible).
+    """
+
+    kind: str
+    side: torch.fx.Node | None = None
+
+
+@dataclass
+class Roles:
+    """The roles of a traced host's convolutions and additions."""
+
+    units: dict[torch.fx.Node, Unit] = field(default_factory=dict)
+    """The convolutions that become cells, with what belongs to them."""
+    real: dict[torch.fx.Node, str] = field(default_factory=dict)
+    """The convolutions that stay real, and why."""
+    shortcuts: dict[torch.fx.Node, Shortcut] = field(default_factory=dict)
+    """The shortcut of each cell, by its convolution."""
+    removed: list[tuple[Residual, Unit]] = field(default_factory=list)
+    """The additions that go, each with the last cell of its branch."""
+    kept: list[Residual] = field(default_factory=list)
+    """The additions that stay."""
+
+
+def assign_roles(traced: torch.fx.GraphModule, config: CellConfig) -> Roles:
+    """Decide what becomes of every convolution and addition of a host.
+
+    Raises:
+        UserError: no convolution could be binarized, or one is called more than once.
+    """
+    residuals = analysis.residuals(traced)
+    roles = Roles(real=_real_convs(traced, residuals))
+    convs = [node for node in traced.graph.nodes if analysis.is_conv(traced, node)]
+    roles.units = {conv: analysis.unit_of(traced, conv) for conv in convs if conv not in roles.real}
+    if not roles.units:
+        raise UserError("convert: the host has no convolution that could be binarized")
+    targets = [conv.target for conv in convs]
+    for conv in roles.units:
+        if targets.count(conv.target) > 1:
+            raise UserError(f"convert: layer {conv.target} is called more than once; give each call a layer of its own")
+    for residual in residuals:
+        _decide_residual(traced, residual, roles, config)
+    for conv in roles.units:
+        if conv not in roles.shortcuts:
+            roles.shortcuts[conv] = _own_shortcut(analysis.conv_shape(traced, conv), config)
+    return roles
+
+
+def _real_convs(traced: torch.fx.GraphModule, residuals: list[Residual]) -> dict[torch.fx.Node, str]:
+    """Return the convolutions that stay real, with the reason."""
+    nodes = list(traced.graph.nodes)
+    conv_above: set[torch.fx.Node] = set()
+    for node in nodes:
+        if any(parent in conv_above or analysis.is_conv(traced, parent) for parent in node.all_input_nodes):
+            conv_above.add(node)
+    weights_below: set[torch.fx.Node] = set()
+    for node in reversed(nodes):
+        for user in node.users:
+            if user in weights_below or isinstance(analysis.module_of(traced, user), nn.Conv2d | nn.Linear):
+                weights_below.add(node)
+    sides = {node for residual in residuals for node in residual.shortcut}
+    reasons: dict[torch.fx.Node, str] = {}
+    for conv in nodes:
+        if not analysis.is_conv(traced, conv):
+            continue
+        shape = analysis.conv_shape(traced, conv)
+        if conv not in conv_above:
+            reasons[conv] = "first convolution"
+        elif conv not in weights_below:
+            reasons[conv] = "classifier"
+        elif shape.groups == shape.in_channels > 1:
+            reasons[conv] = "depthwise"
+        elif conv in sides:
+            reasons[conv] = "1x1 shortcut"
+        elif shape.in_size == shape.kernel_size == (1, 1):
+            reasons[conv] = "acts on a 1x1 map"
+    return reasons
+
+
+def _decide_residual(traced: torch.fx.GraphModule, residual: Residual, roles: Roles, config: CellConfig) -> None:
+    """Decide whether an addition goes, and which shortcuts that gives to the cells of its branch.
+
+    It goes where the branch is a chain of cells of which at most one changes the shape, as in a basic block: each
+    cell has a shortcut of its own. It stays, as the shortcut of the last cell, where the branch has other layers too,
+    or is a bottleneck (1x1 convolutions, or fewer channels inside): the narrow cells could not carry the real-valued
+    stream.
+    """
+    units = [roles.units[node] for node in residual.branch if node in roles.units]
+    if not units:
+        roles.kept.append(residual)
+        return
+    chain = {node for unit in units for node in unit.nodes} == set(residual.branch)
+    shapes = {unit.conv: analysis.conv_shape(traced, unit.conv) for unit in units}
+    bottleneck = any(s.kernel_size == (1, 1) or s.out_channels < s.in_channels for s in shapes.values())
+    changing = [conv for conv, shape in shapes.items() if not shape.keeps_shape]
+    side = side_conv(residual, roles)
+    if not (chain and residual.plain and not bottleneck and len(changing) <= 1 and (side is None or changing)):
+        roles.kept.append(residual)
+        roles.shortcuts[units[-1].conv] = Shortcut(ADDITION)
+        return
+    roles.removed.append((residual, units[-1]))
+    if side is not None and config.shortcut != ADAPT:
+        roles.shortcuts[changing[0]] = Shortcut(CONV, side)
+
+
+def side_conv(residual: Residual, roles: Roles) -> torch.fx.Node | None:
+    """Return the real 1x1 on an addition's shortcut, if there is one."""
+    return next((node for node in residual.shortcut if node in roles.real), None)
+
+
+def _own_shortcut(shape: ConvShape, config: CellConfig) -> Shortcut:
+    if config.shortcut == CONV and not shape.keeps_shape:
+        return Shortcut(CONV)
+    return Shortcut(ADAPT if Adapt.possible(shape.in_channels, shape.out_channels) else NOTHING)
