@@ -3,7 +3,7 @@
     python benchmarks/training_step.py [--rounds 15] [--strategy gumbel] > lines for results/training_step.csv
 
 - binary / real: a step of the hand-made binary ResNet-20 over one of the real ResNet-20, full and small stem.
-- search pair / derived: a step of weights and one of alpha over one plain step of the derived network (small stem, budget 1.10).
+- search pair / derived: a step of weights and one of alpha over a plain step of the derived network (small stem, 1.10).
 
 Random images, batch 128. Run it on a quiet machine; the environment's OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 is set here.
 """
@@ -97,7 +97,7 @@ def ratios(first: Callable[[], None], second: Callable[[], None], rounds: int) -
 
 
 def peak_memory(which: str, strategy: str) -> float:
-    """Return the peak memory of a process that makes 12 such steps, less what it had before it built the network, in MB."""
+    """Return the peak memory of a process of 12 such steps, less what it had before it built the network, in MB."""
     command = [sys.executable, __file__, "--memory-of", which, "--strategy", strategy]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

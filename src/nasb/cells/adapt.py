@@ -80,8 +80,11 @@ def _fit(x_NCHW: Tensor, height: int, width: int) -> Tensor:  # noqa: N803
     top, left = max(x_NCHW.shape[2] - height, 0) // 2, max(x_NCHW.shape[3] - width, 0) // 2
     x_NCHW = x_NCHW[:, :, top : top + height, left : left + width]
     bottom, right = height - x_NCHW.shape[2], width - x_NCHW.shape[3]
-    if bottom > 0 or right > 0:
-        x_NCHW = F.pad(x_NCHW, (0, right, 0, bottom), mode="replicate")
+    # Not F.pad(mode="replicate"): torch.compile gives up on its backward in channels_last (torch 2.14.1).
+    if bottom > 0:
+        x_NCHW = torch.cat([x_NCHW, x_NCHW[:, :, -1:].expand(-1, -1, bottom, -1)], 2)
+    if right > 0:
+        x_NCHW = torch.cat([x_NCHW, x_NCHW[:, :, :, -1:].expand(-1, -1, -1, right)], 3)
     return x_NCHW
 
 

@@ -34,6 +34,7 @@ def _run(command: str, description: str, arguments: Sequence[str], stage: str | 
         first = pipeline.fabric.is_global_zero
         if first:
             print(pipeline.data.describe(), file=sys.stderr)
+            print(pipeline.describe_network(), file=sys.stderr)
         pipeline.run_stages(pipeline.stages() if stage is None else [stage])
         if stage in ("search", None) and first:
             from nasb.cells.draw import draw_architecture

@@ -50,8 +50,11 @@ class Pipeline:
             load_plugin(config.plugin)
         self.fabric: Fabric = create_fabric(config.hardware)
         self.data: ImageData = open_data(config.data, seed=config.seed)
-        self._host()  # every fault of the network shows before anything is written
+        # Every fault of the network shows before anything is written.
+        self.plan = plan_of(convert(self._host(), self.data.input_shape, cell=config.cell))
         self.run = RunDirectory(out, config, writes=self.fabric.is_global_zero)
+        if self.run.writes:
+            write_text(self.run / "plan.txt", f"{self.plan}\n")
 
     def __enter__(self) -> "Pipeline":
         return self
@@ -72,6 +75,12 @@ class Pipeline:
         if self.config.init is not None:
             load_weights(host, self.config.init, partial=self.config.init_partial)
         return host
+
+    def describe_network(self) -> str:
+        """Return one line: the host, and what becomes of its convolutions."""
+        cells, real = len(self.plan.becoming("cell")), self.plan.becoming("real")
+        where = self.run / "plan.txt"
+        return f"{self.config.network.host}: {cells} cells; real stay {', '.join(real)} and the classifier; see {where}"
 
     def stages(self) -> list[str]:
         """Return the stages that this config has."""

@@ -1,0 +1,1 @@
+"""Configs, the loop, the stages, the pipeline, checkpoints and the run directory."""
