@@ -5,7 +5,7 @@
 - binary / real: a step of the hand-made binary ResNet-20 over one of the real ResNet-20, full and small stem.
 - search pair / derived: a step of weights and one of alpha over a plain step of the derived network (small stem, 1.10).
 
-Random images, batch 128. Run it on a quiet machine; the environment's OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 is set here.
+Random images, batch 128. Run it on a quiet machine. OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 is set here.
 """
 
 import argparse
