@@ -5,9 +5,10 @@ preprocessing of images and the class names.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasb.cells.architecture import Architecture
 from nasb.errors import UserError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from nasb.data import Preprocessing
 
+T = TypeVar("T")
 VERSION = 1
 BINARY = {"weights": "binary", "activations": "sign"}
 
@@ -73,19 +75,29 @@ def load_model(path: str | Path, *, host: "nn.Module | None" = None) -> Model:
         if version != VERSION:
             raise UserError(f"{path}: version {version} of the model file; this version of nasb reads {VERSION}")
         architecture = Architecture.from_dict(values["architecture"], f"{path}: architecture")
-        preprocessing = Preprocessing.from_dict(values["preprocessing"])
+        preprocessing = _with_file(path, lambda: Preprocessing.from_dict(values["preprocessing"]))
         class_names = tuple(str(name) for name in values["class_names"])
         phase = {"weights": str(values["phase"]["weights"]), "activations": str(values["phase"]["activations"])}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: its metadata is damaged: {error!r}") from None
-    network = architecture.build(host)
-    set_phase(network, **phase)
+    if len(class_names) != architecture.num_classes:
+        raise UserError(f"{path}: names {len(class_names)} classes, its architecture has {architecture.num_classes}")
+    network = _with_file(path, lambda: architecture.build(host))
+    _with_file(path, lambda: set_phase(network, **phase))
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"{path}: the tensors are not those of its architecture: {reason}") from None
     return Model(network.eval(), architecture, preprocessing, class_names)
+
+
+def _with_file(path: str | Path, read: Callable[[], T]) -> T:
+    """Return what `read` returns, and lead the message of its UserError with the file's name."""
+    try:
+        return read()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def load_target(path: str | Path) -> Model:

@@ -16,5 +16,5 @@ def load_plugin(path: str) -> None:
         raise UserError(f"plugin: {path}: there is no such file")
     try:
         runpy.run_path(path)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"plugin: {path} failed: {type(error).__name__}: {error}") from None

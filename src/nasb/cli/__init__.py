@@ -30,6 +30,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except UserError as error:
+        print(f"nasb: {_one_line(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nasb: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has gone
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -38,18 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"nasb {version('nasb')}")
         return 0
-    try:
-        command = _find(arguments[0])
-        return command(arguments[1:]) or 0
-    except UserError as error:
-        print(f"nasb: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("nasb: stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has gone
-        return 0
+    return _find(arguments[0])(arguments[1:]) or 0
+
+
+def _one_line(message: str) -> str:
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return "; ".join(dict.fromkeys(lines))
 
 
 def _find(name: str) -> Callable[[Sequence[str]], int | None]:

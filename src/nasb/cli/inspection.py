@@ -90,8 +90,8 @@ def summary_command(arguments: Sequence[str]) -> None:
     """Print the cost of a network."""
     p = parser("summary", "Cost of a network, layer by layer. One MAC is one operation; OPs = FLOPs + BOPs / 64.")
     p.add_argument("target", help=TARGET_HELP)
-    p.add_argument("--input-size", type=str, default=None, help="CHANNELSxHEIGHTxWIDTH (default: the network's own)")
-    p.add_argument("--num-classes", type=int, default=None, help="classes (default: the network's own)")
+    p.add_argument("--input-size", type=str, default=None, help="CHANNELSxHEIGHTxWIDTH; null: the network's own")
+    p.add_argument("--num-classes", type=int, default=None, help="classes; null: the network's own")
     p.add_argument("--option", action="append", default=[], help="key=value, e.g. stem_stride=2 or bases=3; repeatable")
     p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
     p.add_argument("--json", action="store_true", help="print JSON")
@@ -108,14 +108,16 @@ def plan_command(arguments: Sequence[str]) -> None:
     """Print what conversion makes of a host."""
     p = parser("plan", "What conversion makes of each convolution of a host, and why.")
     p.add_argument("host", help="registered host network")
-    p.add_argument("--input-size", type=str, default=None, help="CHANNELSxHEIGHTxWIDTH (default: the host's own)")
+    p.add_argument("--input-size", type=str, default=None, help="CHANNELSxHEIGHTxWIDTH; null: the host's own")
     p.add_argument("--option", action="append", default=[], help="key=value; repeatable")
     p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
     _load_plugin(values.plugin)
+    from nasb.networks import host_defaults
     from nasb.networks.plan import plan_of
 
+    host_defaults(values.host)  # raises for an unknown name
     network, _ = build_target(f"bireal_{values.host}", values.input_size, values.option, None)
     plan = plan_of(network)
     print(json.dumps([vars(row) for row in plan.rows], indent=1) if values.json else str(plan))
@@ -155,7 +157,7 @@ def list_command(arguments: Sequence[str]) -> None:
     kinds = ("networks", "operations", "strategies", "datasets", "recipes")
     p = parser("list", f"List {', '.join(kinds)}.")
     p.add_argument("kind", help=", ".join(kinds))
-    p.add_argument("pattern", nargs="?", default="*", help="shell wildcard (default: *)")
+    p.add_argument("pattern", nargs="?", default="*", help="shell wildcard")
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
     if values.kind not in kinds:

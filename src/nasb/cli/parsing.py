@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from nasb.errors import UserError
+from nasb.errors import UserError, unknown_name
 from nasb.recipes import recipe_path
 
 if TYPE_CHECKING:
@@ -19,18 +19,13 @@ class Parser(ArgumentParser):
     """A parser that raises UserError instead of printing its usage and leaving."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the message as a UserError of one line."""
-        raise UserError(_one_line(message)) from None
-
-
-def _one_line(message: str) -> str:
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return "; ".join(dict.fromkeys(lines))
+        """Raise the message as a UserError."""
+        raise UserError(message) from None
 
 
 def parser(command: str, description: str) -> Parser:
     """Return an empty parser of a command."""
-    return Parser(prog=f"nasb {command}", description=description, default_env=False)
+    return Parser(prog=f"nasb {command}", description=description, default_env=False, allow_abbrev=False)
 
 
 def run_parser(command: str, description: str) -> Parser:
@@ -59,12 +54,47 @@ def parse_run(command: str, description: str, arguments: Sequence[str]) -> "tupl
     out = _value(arguments, "--out")
     if out is not None and _value(arguments, "--config") is None and (Path(out) / "config.yaml").is_file():
         arguments = ["--config", str(Path(out) / "config.yaml"), *arguments]
+    config = _value(arguments, "--config")
+    if config is not None:
+        check_yaml(Path(config))
     values = p.parse_args(arguments)
     if values.out is None:
         raise UserError(f"nasb {command}: --out is missing: give the run directory")
     made = p.instantiate(values)
     fields = {key: made[key] for key in RunConfig.__dataclass_fields__}
     return RunConfig(**fields), Path(values.out)
+
+
+def check_yaml(path: Path) -> None:
+    """Refuse a config file that is not YAML, or whose keys are not those of a run, by file and key.
+
+    Raises:
+        UserError: names the file and the key, with the closest known ones.
+    """
+    import yaml
+
+    from nasb.training.config import RunConfig
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must be a mapping of keys, not {type(values).__name__}")
+    known = RunConfig().to_dict()
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"{path}: {unknown_name('key', key, known)}")
+        if isinstance(known[key], dict):
+            if not isinstance(value, dict):
+                raise UserError(f"{path}: {key} must be a mapping of keys, not {value!r}")
+            for inner in value:
+                if inner not in known[key]:
+                    raise UserError(
+                        f"{path}: {unknown_name('key', f'{key}.{inner}', [f'{key}.{k}' for k in known[key]])}"
+                    )
 
 
 def _value(arguments: Sequence[str], flag: str) -> str | None:

@@ -77,7 +77,7 @@ def list_networks(pattern: str = "*") -> list[str]:
 def describe_network(name: str) -> str:
     """Return one line on a registered network."""
     prefix, host = _split(name)
-    description = HOSTS[host].description
+    description = HOSTS[host].description.rstrip(".")
     if prefix == HAND_MADE:
         return f"{description}; binary, hand-made (Bi-Real Net)"
     return f"{description}; binary, searched" if prefix == SEARCHED else description

@@ -74,7 +74,7 @@ class StageConfig:
             if getattr(self, key) not in accepted:
                 raise UserError(f"{where}.{key}: {unknown_name(key, getattr(self, key), accepted)}")
         for key in ("epochs", "weight_decay", "warmup_epochs", "clip_norm"):
-            if getattr(self, key) < 0:
+            if not 0 <= getattr(self, key) < float("inf"):
                 raise UserError(f"{where}.{key} is {getattr(self, key)}; it must not be negative")
         for key in ("label_smoothing", "ema", "momentum"):
             if not 0 <= getattr(self, key) < 1:

@@ -1,6 +1,7 @@
 """The three stages as one resumable pipeline: data + CNN in, a trained binary network in a run directory out."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from torch import nn
 
 from nasb.binary import set_phase
 from nasb.cells.architecture import Architecture
+from nasb.cells.operations import OPERATIONS
 from nasb.cost import Count, count
 from nasb.data import ImageData, open_data
 from nasb.errors import UserError
@@ -24,7 +26,7 @@ from nasb.training.config import RunConfig
 from nasb.training.evaluation import evaluate
 from nasb.training.fabric import create_fabric
 from nasb.training.loop import run_stage
-from nasb.training.optimization import load_weights
+from nasb.training.optimization import create_teacher, load_weights
 from nasb.training.run_directory import STAGES, RunDirectory
 from nasb.training.search_stage import SearchStage
 from nasb.training.train_stage import TrainStage
@@ -50,8 +52,9 @@ class Pipeline:
             load_plugin(config.plugin)
         self.fabric: Fabric = create_fabric(config.hardware)
         self.data: ImageData = open_data(config.data, seed=config.seed)
-        # Every fault of the network shows before anything is written.
+        # Every fault of what the user gave shows before anything is written.
         self.plan = plan_of(convert(self._host(), self.data.input_shape, cell=config.cell))
+        self._check_files()
         self.run = RunDirectory(out, config, writes=self.fabric.is_global_zero)
         if self.run.writes:
             write_text(self.run / "plan.txt", f"{self.plan}\n")
@@ -75,6 +78,17 @@ class Pipeline:
         if self.config.init is not None:
             load_weights(host, self.config.init, partial=self.config.init_partial)
         return host
+
+    def _check_files(self) -> None:
+        """Refuse files and names that a later stage would stumble over."""
+        if self.config.architecture not in ("search", "backbone"):
+            given = Architecture.load(self.config.architecture)
+            self._check_given(given)
+            given.build(self._host())
+        for name in self.config.search.operations or ():
+            OPERATIONS[name]  # raises with the closest known names
+        for stage in (self.config.pretrain, self.config.finetune):
+            create_teacher(stage, self.data.num_classes, self.data.input_shape[0])
 
     def describe_network(self) -> str:
         """Return one line: the host, and what becomes of its convolutions."""
@@ -118,6 +132,12 @@ class Pipeline:
         backbone_ops = count(convert(host, shape, cell=config.cell), shape).ops
         network = convert(host, shape, cell=config.cell, search=True, operations=config.search.operations)
         set_phase(network, weights=config.search.weights, activations="sign")
+        numbers = sum(parameter.numel() for parameter in network.parameters())
+        self.fabric.print(
+            f"search: {numbers:,} weights in all candidates: {16 * numbers / 1e9:.2g} GB with gradients and Adam's "
+            "moments, and activations on top",
+            file=sys.stderr,
+        )
         stage = SearchStage(network, backbone_ops, self.data, config.search, self.fabric, seed=config.seed)
         seconds = run_stage(stage, self.run, seed=config.seed, rank=self.fabric.global_rank)
         self._keep_architecture(stage.derive())
@@ -148,7 +168,6 @@ class Pipeline:
                 self._keep_architecture(dict.fromkeys(names, ()))
             else:
                 given = Architecture.load(self.config.architecture)
-                self._check_given(given)
                 if self.run.writes:
                     given.save(kept)
                 return given

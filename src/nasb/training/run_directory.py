@@ -54,14 +54,21 @@ class RunDirectory:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{path}: cannot be made a run directory: {error.strerror or error}") from None
-        self._take_lock()
-        self._begin()
+        try:
+            self._take_lock()
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
     def _take_lock(self) -> None:
-        self._lock = (self.path / ".lock").open("w")
+        try:
+            self._lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -95,7 +102,15 @@ class RunDirectory:
     def finished(self) -> dict[str, dict[str, Any]]:
         """Return what is noted of each finished stage, e.g. ``{"search": {"seconds": 12.3}}``."""
         path = self.path / "stages.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            values = None
+        if not isinstance(values, dict) or not all(isinstance(e, dict) and "seconds" in e for e in values.values()):
+            raise UserError(f"{path}: is damaged; it should hold the seconds of each finished stage")
+        return values
 
     def finish_stage(self, stage: str, seconds: float) -> None:
         """Note that a stage is finished (its result stands already), and delete its checkpoint."""
@@ -136,7 +151,7 @@ class RunDirectory:
         path = self.path / "metrics.jsonl"
         if self.writes and path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["stage"] != stage]
+            kept = [line for line in lines if _stage_of(line) not in (stage, None)]
             if len(kept) != len(lines):
                 write_text(path, "".join(f"{line}\n" for line in kept))
 
@@ -146,12 +161,16 @@ class RunDirectory:
         """Append a line to metrics.jsonl (flushed to disk), and its numbers to TensorBoard."""
         if not self.writes:
             return
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
         for key, value in row.items():
-            if isinstance(value, int | float) and key not in ("epoch",):
+            if isinstance(value, int | float) and key != "epoch":
                 self._tensorboard().add_scalar(f"{row['stage']}/{key}", value, row["epoch"])
 
     def log_speed(self, stage: str, epoch: int, images_per_second: float) -> None:
@@ -165,6 +184,14 @@ class RunDirectory:
 
             self._writer = SummaryWriter(str(self.path / "tensorboard"))
         return self._writer
+
+
+def _stage_of(line: str) -> str | None:
+    """Return the stage of a line of metrics.jsonl; None if a kill has cut it short."""
+    try:
+        return str(json.loads(line)["stage"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def read_config(path: Path) -> dict[str, Any]:

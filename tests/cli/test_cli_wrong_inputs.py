@@ -1,0 +1,431 @@
+"""Each wrong input: exit code 2, one line that says what and where, no traceback, and nothing destroyed."""
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from nasb.cli.parsing import parse_run
+from nasb.networks import create_host
+from nasb.training.checkpoint import Position
+from nasb.training.run_directory import RunDirectory
+from tests.cli.conftest import Command, Refused, tiny_architecture
+
+MakeImages = Callable[..., Path]
+
+
+def begin_run(config: Path, out: Path) -> Path:
+    """Make the run directory of a config as `nasb run` does, with a checkpoint, but without training."""
+    run = RunDirectory(out, parse_run("run", "", ["--config", str(config), "--out", str(out)])[0])
+    run.save("finetune", Position(), {})
+    run.close()
+    return out
+
+
+def cut(path: Path, share: float = 0.5) -> Path:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+# The config
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("serch: {epochs: 1}", "serch"),
+        ("search: {epoch: 1}", "'epoch'"),
+        ("search: {epochs: many}", "search.epochs"),
+        ("search: {epochs: 1.5}", "search.epochs"),
+        ("data: {download: perhaps}", "data.download"),
+        ("data: {mean: [a, b, c]}", "data.mean"),
+        ("network: {options: {width: [1]}}", "network.options"),
+        ("search: [1, 2]", "search"),
+        ("search: 3", "search"),
+        ("- 1\n- 2", "- 1"),
+        ("just words", "just words"),
+        ("a: [1, 2\nb: {", "line 2"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "config"),
+        (bytes(range(256)), "config"),
+    ],
+)
+def test_a_config_that_is_none(refused: Refused, tmp_path: Path, text: str | bytes, says: str) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused("run", "--config", config, "--out", tmp_path / "run", says=(says,))
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "folder/missing", "."])
+def test_a_config_that_is_not_there(refused: Refused, tmp_path: Path, name: str) -> None:
+    refused("run", "--config", tmp_path / name, "--out", tmp_path / "run", says=("there is no such file",))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--search.budget", "0.9"], "search.budget is 0.9, but a network with every edge"),
+        (["--search.epochs", "-1"], "search.epochs is -1; it must be at least 1"),
+        (["--pretrain.epochs", "-1"], "pretrain.epochs is -1; it must not be negative"),
+        (["--finetune.epochs", "-1"], "finetune.epochs is -1; it must not be negative"),
+        (["--finetune.epochs", "0"], "finetune.epochs is 0"),
+        (["--finetune.teacher", "resnet20"], "finetune: give both teacher and teacher_weights"),
+        (["--hardware.threads", "0"], "hardware.threads"),
+        (["--checkpoint_minutes", "-1"], "checkpoint_minutes is -1"),
+        (["--search.epochs", "many"], "search.epochs"),
+        (["--search.epoch", "1"], "--search.epoch"),
+        (["--nonsense", "1"], "--nonsense"),
+        (["--config"], "--config"),
+    ],
+)
+def test_flags(refused: Refused, tiny: Path, tmp_path: Path, flags: list[str], says: str) -> None:
+    refused("run", "--config", tiny, "--out", tmp_path / "run", *flags, says=(says,))
+
+
+def test_no_run_directory(refused: Refused, tiny: Path) -> None:
+    refused("run", "--config", tiny, says=("--out is missing",))
+    refused("run", "--config", tiny, "--out", says=("--out",))
+
+
+# Unknown names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closest"),
+    [
+        (["runn"], "run"),
+        (["summary", "resnet118"], "resnet18"),
+        (["plan", "resnet21"], "resnet20"),
+        (["draw", "bireal_resnet19", "-o", "x.svg"], "bireal_resnet18"),
+        (["list", "network"], "networks"),
+        (["run", "--out", "run", "--config", "digts"], "digits"),
+        (["run", "--out", "run", "--data.name", "digit"], "digits"),
+        (["run", "--out", "run", "--network.host", "resnet22"], "resnet20"),
+        (["run", "--out", "run", "--network.options", "{widt: 4}"], "width"),
+        (["run", "--out", "run", "--search.strategy", "gumble"], "gumbel"),
+        (["run", "--out", "run", "--search.operations", "[bin_conv_3x3, dil_conv_5x5]"], "dil_bin_conv_5x5"),
+        (["run", "--out", "run", "--cell.surrogate", "polynomal"], "polynomial"),
+        (["run", "--out", "run", "--hardware.precision", "bf16-mix"], "bf16-mixed"),
+        (["run", "--out", "run", "--finetune.optimizer", "adam"], "adamw"),
+        (["summary", "bireal_resnet20", "--option", "wdth=3"], "width"),
+    ],
+)
+def test_an_unknown_name_lists_the_closest(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], closest: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refused(*arguments, says=("unknown", "known: ", "(closest: "))
+    assert closest in line.split("(closest: ")[1].split(")")[0].split(", ")
+    assert not (tmp_path / "run").exists()
+
+
+# Data
+
+
+def test_a_missing_data_folder(refused: Refused, tmp_path: Path) -> None:
+    flags = ["--data.name", "folder", "--data.root", tmp_path / "nowhere"]
+    refused("run", "--out", tmp_path / "run", *flags, says=("nowhere", "does not exist"))
+    refused("run", "--out", tmp_path / "run", "--data.name", "folder", says=("data.root is missing",))
+
+
+def test_an_empty_class_folder(refused: Refused, tmp_path: Path, make_images: MakeImages) -> None:
+    root = make_images(tmp_path / "data", ("train",), count=4)
+    (root / "train" / "emu").mkdir()
+    flags = ["--data.name", "folder", "--data.root", root]
+    refused("run", "--out", tmp_path / "run", *flags, says=('class "emu"', "has no images"))
+
+
+@pytest.mark.parametrize("size", [32, 40])
+def test_a_truncated_jpeg(refused: Refused, tiny: Path, tmp_path: Path, make_images: MakeImages, size: int) -> None:
+    root = make_images(tmp_path / "data", ("train",), size=size, ending="jpg")
+    for path in (root / "train" / "dog").iterdir():
+        cut(path)
+    flags = ["--data.name", "folder", "--data.root", root, "--data.image_size", "32", "--data.train_limit", "null"]
+    line = refused("run", "--config", tiny, "--out", tmp_path / "run", *flags, says=("cannot be read",), begun=True)
+    assert str(root / "train" / "dog") in line
+
+
+# Files that a run takes
+
+
+@pytest.mark.parametrize("fault", ["other host", "other classes", "cut", "missing", "unknown operation"])
+def test_a_given_architecture(refused: Refused, tiny: Path, tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "given.json"
+    says = ["given.json"]
+    if fault == "other host":
+        tiny_architecture(host="resnet32").save(path)
+        says += ["host is 'resnet32'", "'resnet20'"]
+    elif fault == "other classes":
+        tiny_architecture(num_classes=7).save(path)
+        says += ["num_classes is 7", "10"]
+    elif fault == "cut":
+        tiny_architecture().save(path)
+        cut(path)
+        says += ["is not valid JSON"]
+    elif fault == "unknown operation":
+        text = tiny_architecture().dumps()
+        edge = '"edges": [{"from": 0, "to": "output", "operation": "bin_conv_7x7"}]'
+        path.write_text(text.replace('"edges": []', edge, 1))
+        says += ["layer1.0.conv1.edges[0].operation", "closest: bin_conv_5x5"]
+    refused("run", "--config", tiny, "--out", tmp_path / "run", "--architecture", path, says=tuple(says))
+
+
+@pytest.mark.parametrize("fault", ["missing", "cut", "other network", "not safetensors"])
+@pytest.mark.parametrize("flag", ["--init", "--finetune.teacher_weights"])
+def test_weights_of_a_real_network(refused: Refused, tiny: Path, tmp_path: Path, flag: str, fault: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    says = {
+        "missing": "there is no such file",
+        "cut": "is not a whole safetensors file",
+        "other network": "is it of another network?",
+        "not safetensors": "is not a whole safetensors file",
+    }
+    if fault != "missing":
+        host = create_host("resnet32" if fault == "other network" else "resnet20", in_channels=1, options={"width": 4})
+        save_file(host.state_dict(), path)
+    if fault == "cut":
+        cut(path)
+    elif fault == "not safetensors":
+        path.write_text("these are no weights")
+    flags = [flag, path]
+    if flag != "--init":
+        flags += ["--finetune.teacher", "resnet20", "--finetune.teacher_options", "{width: 4}"]
+    refused("run", "--config", tiny, "--out", tmp_path / "run", *flags, says=("weights.safetensors", says[fault]))
+
+
+# The run directory
+
+
+@pytest.mark.parametrize("place", ["run", "run/inside"])
+def test_a_file_stands_where_the_run_directory_should_be(
+    refused: Refused, tiny: Path, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "run").write_text("precious")
+    refused("run", "--config", tiny, "--out", tmp_path / place, says=(place, "cannot be made a run directory"))
+
+
+def test_a_run_of_another_config(refused: Refused, tiny: Path, tmp_path: Path) -> None:
+    out = begin_run(tiny, tmp_path / "run")
+    says = ("holds another run", "seed is 1 now, but the run was begun with 0")
+    refused("run", "--config", tiny, "--out", out, "--seed", 1, says=says)
+
+
+def test_a_checkpoint_cut_short(refused: Refused, tiny: Path, tmp_path: Path) -> None:
+    out = begin_run(tiny, tmp_path / "run")
+    cut(out / "checkpoints" / "finetune.pt")
+    says = ("finetune.pt: is not a whole checkpoint", "Delete it")
+    refused("run", "--config", tiny, "--out", out, says=says, begun=True)
+
+
+def test_a_checkpoint_of_another_network(refused: Refused, tiny: Path, tmp_path: Path) -> None:
+    out = begin_run(tiny, tmp_path / "run")
+    refused("run", "--config", tiny, "--out", out, says=("checkpoint", "does not fit this run"), begun=True)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "stages.json", "architecture.json"])
+@pytest.mark.parametrize("garbage", ["{", "[]", "\x00\ufffd"])
+def test_a_damaged_file_in_the_run_directory(
+    refused: Refused, tiny: Path, tmp_path: Path, name: str, garbage: str
+) -> None:
+    out = begin_run(tiny, tmp_path / "run")
+    (out / "checkpoints" / "finetune.pt").unlink()
+    (out / name).write_text(garbage)
+    refused("run", "--config", tiny, "--out", out, says=(name,), begun=True)
+
+
+def test_a_line_of_metrics_that_was_cut_short_by_a_kill(command: Command, tiny: Path, tmp_path: Path) -> None:
+    """Killed while the first line is written, before the first checkpoint: the same command goes on."""
+    out = begin_run(tiny, tmp_path / "run")
+    (out / "checkpoints" / "finetune.pt").unlink()
+    (out / "metrics.jsonl").write_text('{"stage": "finetune", "epo')
+    assert command("run", "--config", tiny, "--out", out).code == 0
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["epoch"]) for row in rows] == [("finetune", 0)]
+
+
+# A full disk
+
+
+def full_disk() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "architecture.json", "metrics.jsonl", "model.safetensors", "stages.json", "summary.json"]
+)
+def test_a_full_disk_names_the_file(
+    refused: Refused, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    flush = os.fsync
+
+    def full(handle: int) -> None:
+        if name in Path(f"/proc/self/fd/{handle}").readlink().name:
+            raise full_disk()
+        flush(handle)
+
+    monkeypatch.setattr("nasb.files.os.fsync", full)
+    says = (name, "No space left on device")
+    refused("run", "--config", tiny, "--out", tmp_path / "run", says=says, begun=True)
+
+
+def test_a_full_disk_leaves_the_former_checkpoint_from_which_the_run_goes_on(
+    refused: Refused, command: Command, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "run" / "checkpoints" / "finetune.pt"
+    make, former = tempfile.mkstemp, b""
+
+    def full(*arguments: Any, **options: Any) -> tuple[int, str]:
+        nonlocal former
+        if checkpoint.exists() and options["prefix"] == ".finetune.pt.":
+            former = checkpoint.read_bytes()
+            raise full_disk()
+        return make(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nasb.files.tempfile.mkstemp", full)
+        says = ("finetune.pt: cannot be written", "No space left on device")
+        refused("run", "--config", tiny, "--out", tmp_path / "run", says=says, begun=True)
+    assert former
+    assert checkpoint.read_bytes() == former
+    result = command("run", "--out", tmp_path / "run")
+    assert result.code == 0
+    assert "finetune: going on at epoch 0, step 1" in result.err
+
+
+# A model file
+
+
+def damage(path: Path, fault: str) -> tuple[str, ...]:
+    """Damage a model file; return what the message has to say."""
+    if fault == "missing":
+        path.unlink()
+        return ("there is no such file",)
+    if fault == "cut":
+        cut(path, 0.9)
+        return ("is not a whole safetensors file",)
+    with safe_open(path, framework="pt") as stream:
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - no dict
+        metadata = stream.metadata()
+    values = json.loads(metadata["nasb"])
+    says = "its metadata is damaged"
+    if fault == "no metadata":
+        save_file(tensors, path)
+        return ("was not written by nasb",)
+    if fault == "tensors of another":
+        tensors["conv1.weight"] = tensors["conv1.weight"][:2].clone()
+        says = "conv1.weight"
+    elif fault == "missing tensor":
+        del tensors["conv1.weight"]
+        says = "conv1.weight"
+    elif fault == "newer version":
+        values["version"], says = 99, "version 99"
+    elif fault == "unknown host":
+        values["architecture"]["host"], says = "resnet22", "resnet22"
+    elif fault == "too few classes":
+        values["class_names"], says = ["only one"], "class"
+    elif fault == "other phase":
+        values["phase"]["weights"], says = "ternary", "ternary"
+    elif fault == "other preprocessing":
+        values["preprocessing"]["size"], says = "large", "large"
+    text = {"cut JSON": metadata["nasb"][:-10], "not a mapping": "[1]"}.get(fault, json.dumps(values))
+    save_file(tensors, path, {"nasb": text})
+    return (says,)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "missing", "cut", "no metadata", "cut JSON", "not a mapping", "tensors of another", "missing tensor",
+        "newer version", "unknown host", "too few classes", "other phase", "other preprocessing",
+    ],
+)  # fmt: skip
+def test_a_damaged_model_file(
+    refused: Refused, model: Path, tmp_path: Path, make_images: MakeImages, fault: str
+) -> None:
+    image = make_images(tmp_path / "data", ("train",), count=1) / "train" / "cat" / "0.png"
+    says = ("model.safetensors", *damage(model, fault))
+    refused("predict", model, image, says=says)
+    refused("evaluate", model, "--data.name", "digits", says=says)
+    refused("summary", model, says=says)
+
+
+def test_evaluate(refused: Refused, model: Path, tmp_path: Path, make_images: MakeImages) -> None:
+    root = make_images(tmp_path / "data", ("train",))
+    (tmp_path / "empty").mkdir()
+    refused("evaluate", model, says=("a file does not tell which images",))
+    refused("evaluate", model, "--data.name", "digits", "--part", "tests", says=("--part is 'tests'", "validation"))
+    flags = ["--data.name", "folder", "--data.root", root, "--data.image_size", "8"]
+    refused("evaluate", model, *flags, says=("was trained on images prepared as",))
+    refused("evaluate", tmp_path / "empty", says=("is not a run directory",))
+
+
+@pytest.mark.parametrize("fault", ["missing", "text"])
+def test_predict_without_an_image(command: Command, model: Path, tmp_path: Path, fault: str) -> None:
+    image = tmp_path / "image.png"
+    if fault == "text":
+        image.write_text("not an image")
+    result = command("predict", model, image)
+    assert result.code == 2
+    # One line for each image, and their number, as many images may be asked for.
+    first, last = result.err.splitlines()
+    assert first.startswith("nasb: image ")
+    assert str(image) in first
+    assert last == "nasb: 1 of 1 images could not be read"
+
+
+# Looking at networks
+
+
+@pytest.mark.parametrize("size", ["3x32", "3x32x32x1", "axbxc", "0x32x32", "3x-1x32", ""])
+def test_a_bad_input_size(refused: Refused, size: str) -> None:
+    refused("summary", "resnet20", "--input-size", size, says=(f'--input-size is "{size}"', "3x224x224"))
+
+
+def test_options(refused: Refused, tmp_path: Path) -> None:
+    path = tmp_path / "architecture.json"
+    tiny_architecture().save(path)
+    refused("summary", "resnet20", "--option", "width", says=('--option is "width"; give key=value',))
+    refused("plan", "resnet20", "--option", "width", says=('--option is "width"; give key=value',))
+    refused("summary", "resnet20", "--option", "width=four", says=("resnet20", "four"))
+    refused("summary", path, "--option", "width=4", says=("the file has its own",))
+    refused("summary", path, "--input-size", "3x8x8", says=("is for 1 channels",))
+    refused("summary", cut(path), says=("architecture.json: is not valid JSON",))
+    refused("summary", tmp_path, says=("is not valid JSON",))
+    path.unlink()
+    refused("summary", tmp_path, says=("holds no architecture.json",))
+
+
+def test_drawings(refused: Refused, tmp_path: Path) -> None:
+    old = tmp_path / "old.svg"
+    old.write_text("a former drawing")
+    refused("draw", "resnet20", "-o", tmp_path / "x.gif", says=("x.gif", ".svg or .png"))
+    refused("draw", "resnet20", "-o", tmp_path / "no" / "x.svg", says=("x.svg: cannot be written",))
+    says = ('unknown cell "layer1.0.conv"', "closest: layer1.0.conv")
+    refused("draw", "resnet20", "-o", old, "--cell", "layer1.0.conv", says=says)
+    refused("draw", "resnet20", says=("output",))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "there is no such file"),
+        ("1/0\n", "failed: ZeroDivisionError"),
+        ("this is no Python\n", "failed: SyntaxError"),
+        ("import nowhere\n", "failed: ModuleNotFoundError"),
+        ("raise ValueError('two\\nlines')\n", "failed: ValueError: two"),
+        ("import sys; sys.exit(3)\n", "failed: SystemExit"),
+    ],
+)
+def test_plugins(refused: Refused, tmp_path: Path, text: str | None, says: str) -> None:
+    plugin = tmp_path / "plugin.py"
+    if text is not None:
+        plugin.write_text(text)
+    refused("plan", "resnet20", "--plugin", plugin, says=("plugin.py", says))
+    refused("run", "--out", tmp_path / "run", "--plugin", plugin, says=("plugin.py", says))
