@@ -171,7 +171,7 @@ def test_a_host_is_registered_once_under_a_name_of_its_own():
         assert register(chain) is chain
         assert list_networks(f"*{name}") == [f"bireal_{name}", f"nasb_{name}", name]
         assert HOSTS[name].options() == ["width"]
-        assert describe_network(name) == "Return a short chain."
+        assert describe_network(name) == "Return a short chain"
         assert create_network(f"bireal_{name}", width=6).eval()(torch.randn(1, 1, 6, 6)).shape == (1, 2)
         with pytest.raises(ValueError, match=f'"{name}" is registered twice'):
             register(chain)
