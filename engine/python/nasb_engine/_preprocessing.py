@@ -1,0 +1,129 @@
+"""From an image to the network's input, without torch: equal to nasb's own (nasb/data/_preprocessing.py)."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from nasb_engine._core import EngineError
+
+Pixels = npt.NDArray[np.uint8]
+Real = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, crop and normalize one image.
+
+    1. Grey (1 channel) or RGB (3 channels); transparency is dropped.
+    2. If ``resize == size``: both sides become `size`. Else the shorter side becomes `resize`, the longer one in
+       proportion (rounded down), and the centre of `size` x `size` is cut out. Pillow's bilinear filter.
+    3. ``(pixel / 255 - mean) / std`` in fp32, per channel.
+
+    Raises:
+        EngineError: a value is not accepted.
+    """
+
+    channels: int
+    """1 (grey) or 3 (RGB)."""
+    size: int
+    """Side of the network's input in pixels."""
+    resize: int
+    """Shorter side in pixels before the centre is cut out; equal to `size`: see above."""
+    mean: tuple[float, ...]
+    """Mean per channel, of pixels in [0, 1]."""
+    std: tuple[float, ...]
+    """Standard deviation per channel, of pixels in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "size", "resize"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise EngineError(f"preprocessing.{name} is {value!r}; give an integer >= 1")
+        if self.channels not in (1, 3):
+            raise EngineError(f"preprocessing.channels is {self.channels}; give 1 (grey) or 3 (RGB)")
+        if self.resize < self.size:
+            raise EngineError(f"preprocessing.resize is {self.resize}; give an integer >= the size ({self.size})")
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _per_channel(name, getattr(self, name), self.channels))
+        if min(self.std) <= 0:
+            raise EngineError(f"preprocessing.std is {self.std}; each standard deviation must be above 0")
+
+    @classmethod
+    def from_json(cls, text: str) -> "Preprocessing":
+        """Return what a model's metadata entry "nasb.preprocessing" says.
+
+        Raises:
+            EngineError: it is not JSON, a key is missing, or a value is not accepted.
+        """
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise EngineError(f"preprocessing is not valid JSON: {error}") from None
+        names = [field.name for field in fields(cls)]
+        if not isinstance(record, dict):
+            raise EngineError(f"preprocessing is {record!r}; a table of {', '.join(names)} is needed")
+        for name in names:
+            if name not in record:
+                raise EngineError(f'preprocessing lacks the key "{name}"; needed: {", ".join(names)}')
+        return cls(**{name: record[name] for name in names})
+
+    def __call__(self, image: Image.Image) -> Real:
+        """Return the network's input for one image: float32 [C, H, W]."""
+        return self.normalize(self.pixels(image))
+
+    def batch(self, images: Iterable[Image.Image]) -> Real:
+        """Return the network's input for several images: float32 [N, C, H, W]."""
+        made = [self(image) for image in images]
+        return np.stack(made) if made else np.empty((0, self.channels, self.size, self.size), np.float32)
+
+    def pixels(self, image: Image.Image) -> Pixels:
+        """Return the resized and cropped image before normalization: uint8 [C, H, W]."""
+        image = self._to_channels(image)
+        width, height = image.size
+        if self.resize == self.size:
+            image = _resize(image, self.size, self.size)
+        else:
+            if width <= height:
+                image = _resize(image, self.resize, self.resize * height // width)
+            else:
+                image = _resize(image, self.resize * width // height, self.resize)
+            left, top = round((image.width - self.size) / 2), round((image.height - self.size) / 2)
+            image = image.crop((left, top, left + self.size, top + self.size))
+        pixels = np.array(image, dtype=np.uint8)
+        return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def normalize(self, pixels: Pixels) -> Real:
+        """Return uint8 pixels [..., C, H, W] as the network's input, float32 of the same shape."""
+        mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (self.mean, self.std))
+        result = pixels.astype(np.float32)
+        result /= np.float32(255)
+        result -= mean
+        result /= std
+        return result
+
+    def _to_channels(self, image: Image.Image) -> Image.Image:
+        mode = "L" if self.channels == 1 else "RGB"
+        if image.mode == mode:
+            return image
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")
+        return image.convert(mode)
+
+
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _per_channel(name: str, values: object, channels: int) -> tuple[float, ...]:
+    accepted = f"give {channels} finite number(s)"
+    if not isinstance(values, (tuple, list)) or len(values) != channels:
+        raise EngineError(f"preprocessing.{name} is {values!r}; {accepted}")
+    for value in values:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+            raise EngineError(f"preprocessing.{name} is {values!r}; {accepted}")
+    return tuple(float(value) for value in values)

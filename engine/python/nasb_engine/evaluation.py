@@ -1,0 +1,162 @@
+"""Predictions for image files, and Top-1 / Top-5 over a folder of them."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nasb_engine._core import EngineError
+from nasb_engine._images import list_folder, load_image
+from nasb_engine._preprocessing import Preprocessing
+from nasb_engine._session import Session
+
+Real = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy of a network on a folder of images."""
+
+    top1: float
+    """Percent of the readable images whose class has the highest score."""
+    top5: float | None
+    """Percent whose class is among the five highest scores; None for networks of five classes or fewer."""
+    images: int
+    """Images that could be read."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Path and reason of each image that could not be read; they count nowhere else."""
+    seconds: float = 0.0
+    """Wall time, reading included."""
+    engine_seconds: float = 0.0
+    """Of these, in the engine."""
+
+    @property
+    def images_per_second(self) -> float:
+        """Images per second of wall time."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+def softmax(scores: Real) -> npt.NDArray[np.float64]:
+    """Return probabilities along the last axis."""
+    exponentials = np.exp(scores.astype(np.float64) - scores.max(-1, keepdims=True))
+    result: npt.NDArray[np.float64] = exponentials / exponentials.sum(-1, keepdims=True)
+    return result
+
+
+def class_labels(session: Session) -> tuple[str, ...]:
+    """Return the class names, or "class 0", "class 1", ... where the file has none."""
+    if len(session.output_shape) != 1:
+        raise EngineError(f"the network's output is {list(session.output_shape)}, not one score for each class")
+    return session.class_names or tuple(f"class {index}" for index in range(session.output_shape[0]))
+
+
+def needed_preprocessing(session: Session) -> Preprocessing:
+    """Return how images are prepared.
+
+    Raises:
+        EngineError: the file does not say it.
+    """
+    if session.preprocessing is None:
+        raise EngineError(
+            'the model does not say how images are prepared (no metadata "nasb.preprocessing"); export it by nasb '
+            "export, or prepare them yourself and call Session.run"
+        )
+    return session.preprocessing
+
+
+def predict(session: Session, paths: Sequence[str | os.PathLike[str]]) -> Iterator[Real | EngineError]:
+    """Yield for each image its scores [classes], or the error why it could not be read."""
+    steps = needed_preprocessing(session)
+    for path in paths:
+        try:
+            image_NCHW = steps(load_image(path))[None]
+        except EngineError as error:
+            yield error
+            continue
+        yield session.run(image_NCHW)[0]
+
+
+def evaluate(session: Session, folder: str | os.PathLike[str], *, batch: int = 32, readers: int = 0) -> Evaluation:
+    """Return Top-1 and Top-5 over the images of folder/<class>/ (see `list_folder`).
+
+    Args:
+        session: the network; the file must say how images are prepared.
+        folder: holds a folder for each class.
+        batch: images in one run of the engine.
+        readers: threads that read images while the engine runs; 0: as many as the session has.
+    Raises:
+        EngineError: the folder does not fit the model, or not one image can be read.
+    """
+    if batch < 1 or readers < 0:
+        raise EngineError(f"batch is {batch} and readers is {readers}; give batch >= 1 and readers >= 0")
+    steps = needed_preprocessing(session)
+    files = list_folder(folder, class_labels(session))
+    classes = session.output_shape[0]
+    start, engine_seconds = time.perf_counter(), 0.0
+    ranks: list[int] = []
+    unreadable: dict[str, str] = {}
+
+    def read(path: Path) -> Real | EngineError:
+        try:
+            return steps(load_image(path))
+        except EngineError as error:
+            return error
+
+    with ThreadPoolExecutor(readers or session.threads) as pool:
+        for part, loaded in _one_ahead(pool, read, files, batch):
+            images, targets = [], []
+            for (path, target), image in zip(part, loaded, strict=True):
+                if isinstance(image, EngineError):
+                    unreadable[str(path)] = str(image)
+                else:
+                    images.append(image)
+                    targets.append(target)
+            if images:
+                before = time.perf_counter()
+                scores_NC = session.run(np.stack(images))
+                engine_seconds += time.perf_counter() - before
+                ranks += _ranks(scores_NC, np.array(targets)).tolist()
+    if not ranks:
+        raise EngineError(f'"{folder}": none of its {len(files):,} images can be read, e.g. {next(iter(unreadable))}')
+    rank_N = np.array(ranks)
+    return Evaluation(
+        top1=100 * float((rank_N < 1).mean()),
+        top5=100 * float((rank_N < 5).mean()) if classes > 5 else None,
+        images=len(rank_N),
+        unreadable=unreadable,
+        seconds=time.perf_counter() - start,
+        engine_seconds=engine_seconds,
+    )
+
+
+def _one_ahead(
+    pool: ThreadPoolExecutor, read: Any, files: Sequence[tuple[Path, int]], batch: int
+) -> Iterator[tuple[Sequence[tuple[Path, int]], list[Real | EngineError]]]:
+    """Yield batches of files with what `read` returns for them, the next batch being read meanwhile."""
+    waiting: list[tuple[Sequence[tuple[Path, int]], list[Future[Real | EngineError]]]] = []
+    for first in range(0, len(files), batch):
+        part = files[first : first + batch]
+        waiting.append((part, [pool.submit(read, path) for path, _ in part]))
+        if len(waiting) == 2:
+            part, futures = waiting.pop(0)
+            yield part, [future.result() for future in futures]
+    for part, futures in waiting:
+        yield part, [future.result() for future in futures]
+
+
+def _ranks(scores_NC: Real, target_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:  # noqa: N803
+    """Return how many classes come before the right one: a higher score, or an equal one and a lower number.
+
+    A score that is not a number makes the answer wrong, whatever the others are.
+    """
+    own_N1 = np.take_along_axis(scores_NC, target_N[:, None], 1)
+    before_NC = (scores_NC > own_N1) | ((scores_NC == own_N1) & (np.arange(scores_NC.shape[1]) < target_N[:, None]))
+    rank_N: npt.NDArray[np.int64] = before_NC.sum(1)
+    rank_N[np.isnan(scores_NC).any(1)] = scores_NC.shape[1]
+    return rank_N
