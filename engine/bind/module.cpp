@@ -1,4 +1,5 @@
-// The Python module nasb_engine._core: checks of types and texts are made in Python (nasb_engine/_session.py); here only what needs the core.
+// The Python module nasb_engine._core: checks of types and texts are made in Python (nasb_engine/_session.py); here
+// only what needs the core.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>

@@ -18,42 +18,46 @@ class _Parser(argparse.ArgumentParser):
         raise EngineError(f"{message}; see {self.prog} --help")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code: 0, or 2 after a user error (one line on standard error)."""
+def main(arguments: Sequence[str] | None = None, program: str = "nasb-engine") -> int:
+    """Run a command; return its exit code: 0, or 2 after a user error (one line on standard error).
+
+    `program` is the name in front of messages: nasb calls this, too.
+    """
     try:
         try:
-            values = _parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
+            values = _parser(program).parse_args(sys.argv[1:] if arguments is None else list(arguments))
             code: int = values.function(values)
             return code
         finally:
             sys.stdout.flush()
     except EngineError as error:
-        return _fail(str(error))
+        return _fail(program, str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has gone
         return 0
     except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return _fail(program, f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except MemoryError:
-        return _fail("out of memory")
+        return _fail(program, "out of memory")
     except KeyboardInterrupt:
-        print("nasb-engine: stopped", file=sys.stderr)
+        print(f"{program}: stopped", file=sys.stderr)
         return 130
 
 
-def _fail(message: str) -> int:
+def _fail(program: str, message: str) -> int:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    print(f"nasb-engine: {'; '.join(lines)}", file=sys.stderr)
+    print(f"{program}: {'; '.join(lines)}", file=sys.stderr)
     return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     p = _Parser(
-        prog="nasb-engine",
+        prog=program,
         description="Run binary CNNs, exported by nasb as 1-bit ONNX files, on CPUs.",
         allow_abbrev=False,
     )
     p.add_argument("--version", action="version", version=f"nasb-engine {__version__}")
+    p.set_defaults(program=program)
     commands = p.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
     def command(name: str, text: str, model: bool = True) -> argparse.ArgumentParser:
@@ -113,7 +117,7 @@ def _predict(values: argparse.Namespace) -> int:
     for path, scores in zip(values.images, predict(session, values.images), strict=True):
         if isinstance(scores, EngineError):
             failed += 1
-            print(f"nasb-engine: {scores}", file=sys.stderr)
+            print(f"{values.program}: {scores}", file=sys.stderr)
             continue
         probabilities = softmax(scores)
         best = (-probabilities).argsort(kind="stable")[: values.top]
@@ -133,7 +137,7 @@ def _evaluate(values: argparse.Namespace) -> int:
     session = Session(values.model, threads=values.threads, kernel=values.kernel)
     result = evaluate(session, values.folder, batch=values.batch)
     for reason in result.unreadable.values():
-        print(f"nasb-engine: left out: {reason}", file=sys.stderr)
+        print(f"{values.program}: left out: {reason}", file=sys.stderr)
     if values.json:
         record = {
             "top1": result.top1,
