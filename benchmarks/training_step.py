@@ -5,7 +5,8 @@
 - binary / real: a step of the hand-made binary ResNet-20 over one of the real ResNet-20, full and small stem.
 - search pair / derived: a step of weights and one of alpha over a plain step of the derived network (small stem, 1.10).
 
-Random images, batch 128. Run it on a quiet machine. OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 is set here.
+Random images, batch 128. Run it on a quiet machine. OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 is set here, and freed
+memory is kept, as `nasb run` does it (hardware.keep_memory), for both sides.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from nasb.networks import create_host, create_network
 from nasb.networks.convert import convert
 from nasb.search import SearchConfig
 from nasb.search.searcher import Searcher
+from nasb.training.memory import keep_freed_memory
 from nasb.training.run_directory import cpu_name
 
 SHAPE, BATCH = (3, 32, 32), 128
@@ -126,6 +128,7 @@ def main() -> None:
     parser.add_argument("--strategy", default="gumbel")
     parser.add_argument("--memory-of", choices=("pair", "derived"))
     arguments = parser.parse_args()
+    keep_freed_memory()
     if arguments.memory_of:
         print_memory(arguments.memory_of, arguments.strategy)
         return

@@ -160,6 +160,21 @@ def test_gradients_reach_every_parameter_and_the_input():
     assert [name for name, p in cell.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_the_gradient_of_global_pooling_takes_the_layout_of_the_maps(layout):
+    cells = nn.Sequential(*(cell_of(shape_of(), CellConfig()) for _ in range(2))).to(memory_format=layout)
+    layouts = []
+
+    def watch(module, inputs, output):
+        output.register_hook(lambda gradient: layouts.append(gradient.is_contiguous(memory_format=layout)))
+
+    for cell in cells:
+        cell.backbone[0].bn.register_forward_hook(watch)
+    x = torch.randn(2, 4, 8, 8).contiguous(memory_format=layout).requires_grad_()
+    F.adaptive_avg_pool2d(cells(x), 1).flatten(1).square().sum().backward()
+    assert layouts == [True, True]
+
+
 def test_an_operation_that_does_not_fit_is_refused_where_it_stands():
     shape = ConvShape(in_channels=6, out_channels=4, kernel_size=(3, 3), padding=(1, 1), in_size=(8, 8))
     with pytest.raises(UserError, match="architecture: c: avg_pool_3x3 cannot"):

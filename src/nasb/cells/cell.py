@@ -161,7 +161,14 @@ class Cell(nn.Module):
                 output = output + y
             else:
                 values[target] = values[target] + y if target in values else y
-        return self.activation(output)  # type: ignore[no-any-return]
+        output = self.activation(output)
+        if output.requires_grad and not torch.compiler.is_compiling():
+            # Global pooling hands back an expanded gradient. Without a ReLU in its way it would go from cell to cell in
+            # that layout, and every batch norm and convolution would leave its fast path.
+            channels_last = output.is_contiguous(memory_format=torch.channels_last)
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            output.register_hook(lambda gradient: gradient.contiguous(memory_format=layout))
+        return output  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         s = self.shape

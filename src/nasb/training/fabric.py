@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, cast
 
 from nasb.errors import UserError
 from nasb.training.config import HardwareConfig
+from nasb.training.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -20,6 +21,8 @@ def create_fabric(config: HardwareConfig) -> "Fabric":
     import torch
     from lightning_fabric import Fabric
 
+    if config.keep_memory:
+        keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     try:
