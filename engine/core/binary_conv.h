@@ -1,0 +1,75 @@
+// One binary convolution: its packed weights for the chosen kernel, and how it is cut into work for threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/isa.h"
+#include "thread_pool.h"
+
+namespace nasb {
+
+struct ConvShape {
+  int in_channels = 0, in_height = 0, in_width = 0;
+  int out_channels = 0, out_height = 0, out_width = 0;
+  int groups = 1;
+  int kernel_height = 1, kernel_width = 1;
+  int stride_height = 1, stride_width = 1;
+  int dilation_height = 1, dilation_width = 1;
+  int pad_top = 0, pad_left = 0;  // what is missing below and to the right follows from the output's size
+
+  int group_inputs() const { return in_channels / groups; }
+  int group_outputs() const { return out_channels / groups; }
+  int taps() const { return kernel_height * kernel_width; }
+  int pixels() const { return out_height * out_width; }
+  int64_t macs() const { return int64_t{1} * pixels() * out_channels * group_inputs() * taps(); }
+};
+
+enum class BinaryKernel { kReference, kPortable, kLookup };
+
+class BinaryConv {
+ public:
+  // weights: [out_channels][kernel_height][kernel_width][ceil(group inputs / 8)], bit 1 means -1, padding bits 0.
+  // `isa` computes the look-ups (kLookup) and, for every kernel, what follows the sum.
+  BinaryConv(const ConvShape& shape, int pad_value, const uint8_t* weights, BinaryKernel kernel, const Isa& isa);
+
+  size_t shared_bytes() const { return shared_bytes_; }  // scratch of the whole call
+  size_t thread_bytes() const { return thread_bytes_; }  // scratch of each thread
+  const ConvShape& shape() const { return shape_; }
+  std::string kernel_name() const;
+
+  // signs: nibbles [in pixels][ceil(in_channels / 4)].
+  void run(const uint8_t* signs, const Epilogue& epilogue, ThreadPool& pool, uint8_t* shared, uint8_t* threads) const;
+
+ private:
+  struct Entry {  // one column of pair codes
+    int first, second, second_row;
+  };
+
+  void pack_for_lookup(const uint8_t* weights);
+  void run_lookup(const uint8_t* signs, const Epilogue&, ThreadPool&, uint8_t* shared, uint8_t* threads) const;
+  void run_words(const uint8_t* signs, const Epilogue&, ThreadPool&, uint8_t* shared, uint8_t* threads) const;
+  void run_reference(const uint8_t* signs, const Epilogue&, ThreadPool&, uint8_t* threads) const;
+  void regroup(const uint8_t* signs, uint8_t* grouped, ThreadPool& pool) const;
+  float base(int pixel) const;
+  int taps_inside(int pixel) const;
+  bool weight_bit(int output, int tap, int input) const;
+
+  ConvShape shape_, flat_;  // flat_: a 1x1 without stride and padding as one row
+  int pad_value_;
+  BinaryKernel kernel_;
+  const Isa& isa_;
+  int group_nibbles_;        // ceil(group inputs / 4)
+  bool ragged_groups_;       // a group's channels do not begin at a nibble
+  std::vector<uint8_t> file_weights_;  // as in the file (reference)
+  std::vector<uint64_t> words_;        // portable: [output][tap][words]
+  std::vector<uint8_t> lookup_;        // lookup: [group][block][nibble][kBlock]
+  std::vector<int32_t> offsets_;
+  std::vector<Entry> entries_;
+  int entry_step_ = 1, wrap_ = -1, code_rows_ = 0, blocks_ = 0, tile_ = 0;
+  size_t shared_bytes_ = 0, thread_bytes_ = 0, grouped_bytes_ = 0;
+};
+
+}  // namespace nasb

@@ -1,0 +1,102 @@
+// What follows a sum, for any instruction set: scale and bias, residual, activation, then the float output and the packed
+// signs of every reader, all from registers. Included by isa_*.cpp only. F is a vector of floats:
+//   kLanes, load, store, load_part(p, n), store_part(p, v, n), +, *, negative_or(x, y): y where x < 0, else x,
+//   relu(x), below(x, t): one bit a lane, 1 where not x >= t.
+#pragma once
+
+#include "isa.h"
+
+namespace nasb {
+namespace {
+
+// Spreads 8 nibbles of a 32-bit word over 8 bytes.
+inline uint64_t spread_nibbles(uint32_t word) {
+  uint64_t x = word;
+  x = (x | x << 16) & 0x0000FFFF0000FFFFull;
+  x = (x | x << 8) & 0x00FF00FF00FF00FFull;
+  return (x | x << 4) & 0x0F0F0F0F0F0F0F0Full;
+}
+
+inline void store_nibbles(uint8_t* to, uint32_t bits, int channels) {
+  if (channels >= 32) {
+    const uint64_t bytes = spread_nibbles(bits);
+    __builtin_memcpy(to, &bytes, 8);
+    return;
+  }
+  bits &= (1u << channels) - 1;
+  for (int i = 0; i * 4 < channels; ++i) to[i] = bits >> (4 * i) & 15;
+}
+
+enum { kNoScale, kBias, kScaleBias };
+
+template <class F, int kAffine, bool kResidual, int kRectify>
+void epilogue_rows(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel, int channel_count) {
+  constexpr int kLanes = F::kLanes, kVectors = 32 / kLanes;
+  for (int p = 0; p < pixel_count; ++p, acc += kBlock) {
+    const size_t row = static_cast<size_t>(first_pixel + p);
+    const size_t at = row * e.channels + channel;
+    for (int c = 0; c < channel_count; c += 32) {
+      const int rest = channel_count - c, k = channel + c;
+      F v[kVectors];
+      for (int g = 0; g < kVectors; ++g) {
+        const int lane = g * kLanes;
+        F y = F::load(acc + c + lane);
+        if (kAffine == kScaleBias) y = y * F::load(e.scale + k + lane);
+        if (kAffine != kNoScale) y = y + F::load(e.bias + k + lane);
+        if (kResidual) {
+          const float* r = e.residual + at + c + lane;
+          y = y + (rest >= 32 ? F::load(r) : F::load_part(r, rest - lane));
+        }
+        if (kRectify == static_cast<int>(Rectify::kShiftedPrelu)) y = y + F::load(e.shift_in + k + lane);
+        if (kRectify == static_cast<int>(Rectify::kRelu)) y = F::relu(y);
+        if (kRectify == static_cast<int>(Rectify::kPrelu) || kRectify == static_cast<int>(Rectify::kShiftedPrelu))
+          y = F::negative_or(y, y * F::load(e.slope + k + lane));
+        if (kRectify == static_cast<int>(Rectify::kShiftedPrelu)) y = y + F::load(e.shift_out + k + lane);
+        v[g] = y;
+      }
+      if (e.output) {
+        float* out = e.output + at + c;
+        for (int g = 0; g < kVectors; ++g) {
+          if (rest >= 32)
+            v[g].store(out + g * kLanes);
+          else
+            v[g].store_part(out + g * kLanes, rest - g * kLanes);
+        }
+      }
+      for (int s = 0; s < e.sign_outputs; ++s) {
+        const SignOutput& sign = e.signs[s];
+        uint32_t bits = 0;
+        for (int g = 0; g < kVectors; ++g)
+          bits |= static_cast<uint32_t>(F::below(v[g], F::load(sign.threshold + k + g * kLanes))) << (g * kLanes);
+        store_nibbles(sign.nibbles + row * sign.stride + k / 4, bits, rest);
+      }
+    }
+  }
+}
+
+template <class F, int kAffine, bool kResidual>
+void epilogue_rectify(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel, int count) {
+  switch (e.rectify) {
+    case Rectify::kNone: return epilogue_rows<F, kAffine, kResidual, 0>(e, acc, first_pixel, pixel_count, channel, count);
+    case Rectify::kRelu: return epilogue_rows<F, kAffine, kResidual, 1>(e, acc, first_pixel, pixel_count, channel, count);
+    case Rectify::kPrelu: return epilogue_rows<F, kAffine, kResidual, 2>(e, acc, first_pixel, pixel_count, channel, count);
+    case Rectify::kShiftedPrelu:
+      return epilogue_rows<F, kAffine, kResidual, 3>(e, acc, first_pixel, pixel_count, channel, count);
+  }
+}
+
+template <class F>
+void epilogue(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel, int count) {
+  const int affine = e.scale ? kScaleBias : e.bias ? kBias : kNoScale;
+  if (e.residual) {
+    if (affine == kScaleBias) return epilogue_rectify<F, kScaleBias, true>(e, acc, first_pixel, pixel_count, channel, count);
+    if (affine == kBias) return epilogue_rectify<F, kBias, true>(e, acc, first_pixel, pixel_count, channel, count);
+    return epilogue_rectify<F, kNoScale, true>(e, acc, first_pixel, pixel_count, channel, count);
+  }
+  if (affine == kScaleBias) return epilogue_rectify<F, kScaleBias, false>(e, acc, first_pixel, pixel_count, channel, count);
+  if (affine == kBias) return epilogue_rectify<F, kBias, false>(e, acc, first_pixel, pixel_count, channel, count);
+  return epilogue_rectify<F, kNoScale, false>(e, acc, first_pixel, pixel_count, channel, count);
+}
+
+}  // namespace
+}  // namespace nasb

@@ -1,0 +1,79 @@
+// Real convolution and linear layers: sums over segments of contiguous inputs, for any instruction set. Included by isa_*.cpp
+// only. F as in epilogue.h, with multiply_add(a, b, c) = a * b + c and fill(x).
+//
+// One micro-kernel call keeps kRows pixels x kVectors vectors of channels in registers and walks the whole depth; each
+// channel's sum is made in the order of the inputs, whatever the tile is.
+#pragma once
+
+#include "epilogue.h"
+#include "isa.h"
+
+namespace nasb {
+namespace {
+
+template <class F, int kRows, int kVectors>
+inline void gemm_micro(const GemmLayer& layer, const float* const* inputs, const float* weights, float* acc) {
+  F sum[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r)
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = F::fill(0);
+  for (int s = 0; s < layer.segment_count; ++s) {
+    const float* x[kRows];
+    for (int r = 0; r < kRows; ++r) x[r] = inputs[r] + layer.segments[s];
+    for (int i = 0; i < layer.segment_length; ++i, weights += kVectors * F::kLanes) {
+      F w[kVectors];
+      for (int v = 0; v < kVectors; ++v) w[v] = F::load(weights + v * F::kLanes);
+      for (int r = 0; r < kRows; ++r) {
+        const F a = F::fill(x[r][i]);
+        for (int v = 0; v < kVectors; ++v) sum[r][v] = F::multiply_add(a, w[v], sum[r][v]);
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int v = 0; v < kVectors; ++v) sum[r][v].store(acc + r * kBlock + v * F::kLanes);
+}
+
+template <class F, int kRows, int kVectors>
+void gemm_tile(const GemmLayer& layer, const float* const* inputs, int first_pixel, int pixel_count, int first_channel,
+               int channel_count, const Epilogue& e, float* scratch) {
+  constexpr int kColumns = kVectors * F::kLanes;
+  const size_t depth = static_cast<size_t>(layer.segment_count) * layer.segment_length;
+  for (int c = first_channel; c < first_channel + channel_count; c += kBlock) {
+    const int count = first_channel + channel_count - c < kBlock ? first_channel + channel_count - c : kBlock;
+    for (int n = 0; n < count; n += kColumns) {
+      const float* weights = layer.weights + (c + n) / kColumns * depth * kColumns;
+      int p = 0;
+      for (; p + kRows <= pixel_count; p += kRows)
+        gemm_micro<F, kRows, kVectors>(layer, inputs + p, weights, scratch + p * kBlock + n);
+      for (; p < pixel_count; ++p) gemm_micro<F, 1, kVectors>(layer, inputs + p, weights, scratch + p * kBlock + n);
+    }
+    epilogue<F>(e, scratch, first_pixel, pixel_count, layer.first_output + c, count);
+  }
+}
+
+template <class F>
+void pool(const float* const* taps, int tap_count, int count, bool largest, float factor, float* acc) {
+  for (int c = 0; c < count; c += F::kLanes) {
+    const int n = count - c;
+    const auto read = [&](int t) { return n >= F::kLanes ? F::load(taps[t] + c) : F::load_part(taps[t] + c, n); };
+    F y = read(0);
+    for (int t = 1; t < tap_count; ++t) y = largest ? F::max(y, read(t)) : y + read(t);
+    if (!largest) y = y * F::fill(factor);
+    y.store(acc + c);
+  }
+}
+
+template <class F>
+void depthwise(const float* const* taps, const float* weights, int stride, int tap_count, int count, float* acc) {
+  for (int c = 0; c < count; c += F::kLanes) {
+    const int n = count - c;
+    F y = F::fill(0);
+    for (int t = 0; t < tap_count; ++t) {
+      const F x = n >= F::kLanes ? F::load(taps[t] + c) : F::load_part(taps[t] + c, n);
+      y = F::multiply_add(x, F::load(weights + static_cast<size_t>(t) * stride + c), y);
+    }
+    y.store(acc + c);
+  }
+}
+
+}  // namespace
+}  // namespace nasb

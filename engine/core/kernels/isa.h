@@ -1,0 +1,97 @@
+// What an instruction set has to give: the table of micro-kernels that core/ calls. One isa_*.cpp for each instruction set
+// fills it from the templates beside it. Those files are compiled with flags of their own; they use no inline function of the
+// standard library, since the linker could keep their copy for everyone.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace nasb {
+
+// Rows of accumulators and parameters are padded to this many channels.
+constexpr int kBlock = 64;
+
+// What happens to a channel's value after the sum, in this order; every rounding is one of plain fp32 (no fused
+// multiply-add), so that a fused step equals its parts run one by one:
+//   y = acc * scale + bias;  y += residual;  y = rectify(y + shift_in) + shift_out
+// where rectify is ReLU, or PReLU with a slope for each channel; only the shifted PReLU has shifts.
+enum class Rectify : int { kNone = 0, kRelu = 1, kPrelu = 2, kShiftedPrelu = 3 };
+
+struct SignOutput {
+  const float* threshold;  // [channels, padded to kBlock]
+  uint8_t* nibbles;        // [pixels][stride]: 4 channels a byte, bit 1 means -1
+  int stride;              // bytes of a pixel: ceil(channels / 4)
+};
+
+constexpr int kMaxSignOutputs = 8;
+
+struct Epilogue {
+  const float* scale = nullptr;  // null: 1. All parameters: [channels, padded to kBlock]
+  const float* bias = nullptr;   // null: 0
+  const float* residual = nullptr;  // [pixels][channels]
+  Rectify rectify = Rectify::kNone;
+  const float* shift_in = nullptr;
+  const float* slope = nullptr;
+  const float* shift_out = nullptr;
+  float* output = nullptr;  // [pixels][channels], or null where only signs are read
+  int channels = 0;
+  int sign_outputs = 0;
+  SignOutput signs[kMaxSignOutputs];
+};
+
+// A binary convolution by table look-up (lut.h derives it), as a tile of output pixels sees it.
+struct LutLayer {
+  const uint8_t* table;     // [17][32][16] bytes
+  const uint8_t* weights;   // [blocks][nibbles][kBlock], lanes in the order of lut_lane()
+  const int32_t* offsets;   // [nibbles]: from a pair's first code, in codes
+  int nibbles;              // of one output: taps * ceil(channels / 4)
+  int channel_blocks;       // ceil(output channels / kBlock)
+};
+
+struct LutTile {
+  const uint16_t* const* pairs;  // [pair_count]: each pair's first code
+  const float* base;             // [2 * pair_count]: the sum where no bit differs
+  int pair_count;
+  int first_pixel;               // of the tile, in the output's flattened order
+  int pixel_count;               // 2 * pair_count, or one less
+  uint16_t* partial;             // scratch [2 * pair_count][kBlock]
+};
+
+// A real convolution as a tile of output pixels sees it: the sum over segments of contiguous inputs.
+struct GemmLayer {
+  const float* weights;  // [ceil(channels / columns)][depth][columns], columns = Isa::gemm_columns
+  const int32_t* segments;  // [segment_count]: from a pixel's first input, in floats
+  int segment_count;
+  int segment_length;
+  int channels;
+  int first_output;  // of the group among the layer's channels
+};
+
+struct Isa {
+  const char* name;
+  // Applies `e` to accumulators [pixel_count][kBlock] of the channels from `channel` on.
+  void (*epilogue)(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel, int channel_count);
+  // Pair codes: codes[i] = first[i] * 16 + second[i] * 512.
+  void (*pair_codes)(const uint8_t* first, const uint8_t* second, uint16_t* codes, int count);
+  // Sums of one block of kBlock channels for a tile, handed to `e` with the channel offset `channel`. Null: the set has none.
+  void (*lut_tile)(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel, int channel_count);
+  int (*lut_lane)(int position);  // which of a block's kBlock channels a weight byte stands for
+  // Sums of a tile of pixels for all channels; inputs[i]: first input of pixel i. scratch: [pixel_count][kBlock].
+  int gemm_columns;
+  void (*gemm_tile)(const GemmLayer& layer, const float* const* inputs, int first_pixel, int pixel_count, int first_channel,
+                    int channel_count, const Epilogue& e, float* scratch);
+  // acc[c] = the largest of taps[t][c], or their sum times `factor`.
+  void (*pool)(const float* const* taps, int tap_count, int count, bool largest, float factor, float* acc);
+  // acc[c] = sum over t of taps[t][c] * weights[t * stride + c].
+  void (*depthwise)(const float* const* taps, const float* weights, int stride, int tap_count, int count, float* acc);
+};
+
+const Isa& isa_portable();
+#if defined(__x86_64__)
+const Isa& isa_avx2();
+const Isa& isa_avx512();
+#elif defined(__aarch64__)
+const Isa& isa_neon();
+#endif
+
+}  // namespace nasb

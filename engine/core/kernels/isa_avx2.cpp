@@ -1,0 +1,96 @@
+// AVX2 and FMA: 32 bytes, 8 floats, 16 registers.
+#include <immintrin.h>
+
+#include "gemm.h"
+#include "lut.h"
+
+namespace nasb {
+namespace {
+
+struct Floats {
+  static constexpr int kLanes = 8;
+  __m256 v;
+  static Floats load(const float* p) { return {_mm256_loadu_ps(p)}; }
+  static Floats fill(float x) { return {_mm256_set1_ps(x)}; }
+  static __m256i lanes(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  static Floats load_part(const float* p, int n) { return {_mm256_maskload_ps(p, lanes(n))}; }
+  void store(float* p) const { _mm256_storeu_ps(p, v); }
+  void store_part(float* p, int n) const { _mm256_maskstore_ps(p, lanes(n), v); }
+  Floats operator+(Floats o) const { return {_mm256_add_ps(v, o.v)}; }
+  Floats operator*(Floats o) const { return {_mm256_mul_ps(v, o.v)}; }
+  static Floats multiply_add(Floats a, Floats b, Floats c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+  static Floats max(Floats y, Floats x) {  // NaN in either gives NaN
+    const __m256 greater = _mm256_max_ps(y.v, x.v);
+    return {_mm256_blendv_ps(greater, y.v, _mm256_cmp_ps(y.v, y.v, _CMP_UNORD_Q))};
+  }
+  static Floats relu(Floats x) { return {_mm256_max_ps(_mm256_setzero_ps(), x.v)}; }
+  static Floats negative_or(Floats x, Floats y) {
+    return {_mm256_blendv_ps(x.v, y.v, _mm256_cmp_ps(x.v, _mm256_setzero_ps(), _CMP_LT_OQ))};
+  }
+  static int below(Floats x, Floats t) { return _mm256_movemask_ps(_mm256_cmp_ps(x.v, t.v, _CMP_NGE_UQ)); }
+};
+
+struct Bytes {
+  static constexpr int kBytes = 32;
+  __m256i v;
+  static Bytes zero() { return {_mm256_setzero_si256()}; }
+  static Bytes load(const uint8_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+  static Bytes table(const uint8_t* p) {
+    return {_mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(p)))};
+  }
+  // Tells the compiler that the value is used here: without it gcc reorders the unrolled loop and spills accumulators.
+  static void keep(Bytes& b) { asm("" : "+x"(b.v)); }
+  Bytes shuffle(Bytes indices) const { return {_mm256_shuffle_epi8(v, indices.v)}; }
+  Bytes add8(Bytes o) const { return {_mm256_add_epi8(v, o.v)}; }
+  Bytes add16(Bytes o) const { return {_mm256_add_epi16(v, o.v)}; }
+  Bytes sub16(Bytes o) const { return {_mm256_sub_epi16(v, o.v)}; }
+  Bytes low_bytes() const { return {_mm256_and_si256(v, _mm256_set1_epi16(255))}; }
+  template <int n>
+  Bytes shift_right_16() const {
+    return {_mm256_srli_epi16(v, n)};
+  }
+  template <int n>
+  Bytes shift_left_16() const {
+    return {_mm256_slli_epi16(v, n)};
+  }
+  void store(uint8_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  // 16 counts n to floats base - 2 n.
+  void store_dots(float* to, float base) const {
+    const __m256 b = _mm256_set1_ps(base);
+    const __m256 low = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(v)));
+    const __m256 high = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm256_extracti128_si256(v, 1)));
+    _mm256_store_ps(to, _mm256_fnmadd_ps(_mm256_set1_ps(2), low, b));
+    _mm256_store_ps(to + 8, _mm256_fnmadd_ps(_mm256_set1_ps(2), high, b));
+  }
+};
+
+void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel, int channel_count) {
+  const uint8_t* weights = layer.weights + static_cast<size_t>(block) * layer.nibbles * kBlock;
+  if (channel_count > Bytes::kBytes)
+    lut_block<Bytes, Floats, 2, 2>(layer, tile, weights, e, channel, channel_count);
+  else
+    lut_block<Bytes, Floats, 4, 1>(layer, tile, weights, e, channel, channel_count);
+}
+
+void pair_codes(const uint8_t* first, const uint8_t* second, uint16_t* codes, int count) {
+  int i = 0;
+  for (; i + 16 <= count; i += 16) {
+    const __m256i a = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(first + i)));
+    const __m256i b = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(second + i)));
+    const __m256i code = _mm256_or_si256(_mm256_slli_epi16(a, 4), _mm256_slli_epi16(b, 9));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), code);
+  }
+  for (; i < count; ++i) codes[i] = first[i] << 4 | second[i] << 9;
+}
+
+}  // namespace
+
+const Isa& isa_avx2() {
+  static const Isa isa = {"avx2",  epilogue<Floats>, pair_codes,           lut_tile,        lut_lane<Bytes>,
+                          16,      gemm_tile<Floats, 6, 2>, pool<Floats>, depthwise<Floats>};
+  return isa;
+}
+
+}  // namespace nasb

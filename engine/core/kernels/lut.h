@@ -1,0 +1,155 @@
+// Binary convolution by table look-up, for any instruction set with a byte shuffle. Included by isa_*.cpp only.
+//
+// The activations choose a table, the weights index it. Four channels' sign bits of a pixel are a nibble a (bit 1: -1);
+// a nibble of weights is i. For a pair of output pixels with nibbles a1, a2 the table of 16 bytes is
+//     T[i] = popcount(a1 ^ i) + 16 * popcount(a2 ^ i),
+// so that one shuffle counts the differing bits of 2 pixels x 4 inputs for as many outputs as the vector has bytes, and
+// no sum across lanes is ever needed. State 16 of a pixel, outside of the image, counts 2 whatever the weights are: 4
+// inputs of which 2 differ add 0 to the sum, which is exact zero padding.
+//
+// Sums. Fields are nibbles: low l (pixel 1), high h (pixel 2); three look-ups add up to at most 12 in each, so that no
+// carry crosses. With S such a sum of three, 16-bit lanes of an even byte (le, he) and an odd byte (lo, ho) keep
+//     T += S            bytewise:  T_even = le + 16 he,  T_odd = lo + 16 ho        (mod 256)
+//     H += S >> 4       16-bit shift, bytewise sum:  H_odd = ho,  H_even = he + 16 lo  (mod 256)
+// As long as each of le, he, lo, ho stays below 256 (63 nibbles of at most 4) they follow exactly:
+//     ho = H_odd;  lo = T_odd - 16 ho;  he = H_even - 16 lo;  le = T_even - 16 he      (mod 256).
+// With n differing bits, dot = base - 2 n.
+//
+// B is a vector of bytes: kBytes, load, table(p): 16 bytes repeated, shuffle(table, indices), add8, shift_right_16<n>,
+// shift_left_16<n>, add16, sub16, low_bytes: & 255 in 16-bit lanes, store, to_floats: see isa_avx2.cpp.
+#pragma once
+
+#include "epilogue.h"
+#include "isa.h"
+
+namespace nasb {
+namespace {
+
+// Without it gcc keeps the accumulators in memory.
+#define NASB_UNROLL _Pragma("GCC unroll 16")
+
+constexpr int kLutChunk = 63;  // nibbles between two decodings, 21 sums of three
+
+// Fields of one accumulator after a chunk, in 16-bit lanes: counts of [pixel 1, 2] for even and odd bytes.
+template <class B>
+struct LutCounts {
+  B even[2], odd[2];
+};
+
+template <class B>
+inline LutCounts<B> lut_decode(B t, B h) {
+  LutCounts<B> n;
+  n.odd[1] = h.template shift_right_16<8>();
+  n.odd[0] = t.template shift_right_16<8>().sub16(n.odd[1].template shift_left_16<4>()).low_bytes();
+  n.even[1] = h.sub16(n.odd[0].template shift_left_16<4>()).low_bytes();
+  n.even[0] = t.sub16(n.even[1].template shift_left_16<4>()).low_bytes();
+  return n;
+}
+
+// Counts for P pairs and V vectors over nibbles [begin, end), at most kLutChunk of them.
+// `pairs`: codes of each pair; `weights`: of nibble `begin`, first vector. On the first chunk partial sums are set, then added
+// to; on the last they become dots in `acc` [2 P][kBlock].
+template <class B, int P, int V>
+inline void lut_micro(const LutLayer& layer, const uint16_t* const* pairs, int begin, int end, const uint8_t* weights,
+                      bool first, bool last, uint16_t* partial, const float* base, float* acc) {
+  B t[P][V], h[P][V];
+  NASB_UNROLL for (int p = 0; p < P; ++p)
+    NASB_UNROLL for (int v = 0; v < V; ++v) t[p][v] = h[p][v] = B::zero();
+  const uint8_t* table = layer.table;
+  const int32_t* offset = layer.offsets + begin;
+  const int32_t* const stop = layer.offsets + end;
+  const uint16_t* code[P];
+  NASB_UNROLL for (int p = 0; p < P; ++p) code[p] = pairs[p];
+  for (; offset + 3 <= stop; offset += 3, weights += 3 * kBlock) {
+    B sum[P][V];
+    NASB_UNROLL for (int j = 0; j < 3; ++j) {
+      const intptr_t at = offset[j];
+      B w[V];
+      NASB_UNROLL for (int v = 0; v < V; ++v) w[v] = B::load(weights + j * kBlock + v * B::kBytes);
+      NASB_UNROLL for (int p = 0; p < P; ++p) {
+        const B entry = B::table(table + code[p][at]);
+        NASB_UNROLL for (int v = 0; v < V; ++v) {
+          const B look = entry.shuffle(w[v]);
+          sum[p][v] = j == 0 ? look : sum[p][v].add8(look);
+        }
+      }
+    }
+    NASB_UNROLL for (int p = 0; p < P; ++p)
+      NASB_UNROLL for (int v = 0; v < V; ++v) {
+        t[p][v] = t[p][v].add8(sum[p][v]);
+        h[p][v] = h[p][v].add8(sum[p][v].template shift_right_16<4>());
+        B::keep(t[p][v]);
+        B::keep(h[p][v]);
+      }
+  }
+  for (; offset < stop; ++offset, weights += kBlock)
+    NASB_UNROLL for (int p = 0; p < P; ++p) {
+      const B entry = B::table(table + code[p][*offset]);
+      NASB_UNROLL for (int v = 0; v < V; ++v) {
+        const B look = entry.shuffle(B::load(weights + v * B::kBytes));
+        t[p][v] = t[p][v].add8(look);
+        h[p][v] = h[p][v].add8(look.template shift_right_16<4>());
+      }
+    }
+  constexpr int kHalf = B::kBytes / 2;  // 16-bit lanes
+  NASB_UNROLL for (int p = 0; p < P; ++p)
+    NASB_UNROLL for (int v = 0; v < V; ++v) {
+      const LutCounts<B> n = lut_decode(t[p][v], h[p][v]);
+      for (int pixel = 0; pixel < 2; ++pixel) {
+        uint16_t* row = partial + (2 * p + pixel) * kBlock + v * B::kBytes;
+        B even = n.even[pixel], odd = n.odd[pixel];
+        if (!first) {
+          even = even.add16(B::load(reinterpret_cast<const uint8_t*>(row)));
+          odd = odd.add16(B::load(reinterpret_cast<const uint8_t*>(row + kHalf)));
+        }
+        if (last) {
+          float* to = acc + (2 * p + pixel) * kBlock + v * B::kBytes;
+          even.store_dots(to, base[2 * p + pixel]);
+          odd.store_dots(to + kHalf, base[2 * p + pixel]);
+        } else {
+          even.store(reinterpret_cast<uint8_t*>(row));
+          odd.store(reinterpret_cast<uint8_t*>(row + kHalf));
+        }
+      }
+    }
+}
+
+// One block of output channels for a tile of pixel pairs.
+template <class B, class F, int P, int V>
+void lut_block(const LutLayer& layer, const LutTile& tile, const uint8_t* weights, const Epilogue& e, int channel,
+               int channel_count) {
+  alignas(64) float acc[2 * P * kBlock];
+  const int chunks = (layer.nibbles + kLutChunk - 1) / kLutChunk;
+  const int triples = (layer.nibbles + 2) / 3;
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    const int begin = triples * chunk / chunks * 3;
+    const int end = chunk + 1 == chunks ? layer.nibbles : triples * (chunk + 1) / chunks * 3;
+    const bool first = chunk == 0, last = chunk + 1 == chunks;
+    const uint8_t* w = weights + static_cast<size_t>(begin) * kBlock;
+    int p = 0;
+    for (; p + P <= tile.pair_count; p += P) {
+      lut_micro<B, P, V>(layer, tile.pairs + p, begin, end, w, first, last, tile.partial + 2 * p * kBlock,
+                         tile.base + 2 * p, acc);
+      if (!last) continue;
+      const int pixels = tile.pixel_count - 2 * p < 2 * P ? tile.pixel_count - 2 * p : 2 * P;
+      epilogue<F>(e, acc, tile.first_pixel + 2 * p, pixels, channel, channel_count);
+    }
+    for (; p < tile.pair_count; ++p) {
+      lut_micro<B, 1, V>(layer, tile.pairs + p, begin, end, w, first, last, tile.partial + 2 * p * kBlock,
+                         tile.base + 2 * p, acc);
+      if (!last) continue;
+      const int pixels = tile.pixel_count - 2 * p < 2 ? 1 : 2;
+      epilogue<F>(e, acc, tile.first_pixel + 2 * p, pixels, channel, channel_count);
+    }
+  }
+}
+
+// Weight bytes of a block in the order that makes even and odd bytes of each vector two runs of channels.
+template <class B>
+int lut_lane(int position) {
+  const int vector = position / B::kBytes, byte = position % B::kBytes;
+  return vector * B::kBytes + (byte % 2) * (B::kBytes / 2) + byte / 2;
+}
+
+}  // namespace
+}  // namespace nasb

@@ -1,0 +1,272 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "error.h"
+
+namespace nasb {
+namespace {
+
+constexpr size_t kAlign = 64;
+
+size_t align(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+
+const char* op_name(Op op) {
+  switch (op) {
+    case Op::kConv: return "Conv";
+    case Op::kBinaryConv: return "BinaryConv2d";
+    case Op::kBinarize: return "Binarize";
+    case Op::kMaxPool: return "MaxPool";
+    case Op::kAveragePool: return "AveragePool";
+    case Op::kScale: return "Scale";
+    case Op::kShift: return "Shift";
+    case Op::kRelu: return "Relu";
+    case Op::kPrelu: return "PRelu";
+    case Op::kAdd: return "Add";
+    case Op::kMultiply: return "Mul";
+    case Op::kClip: return "Clip";
+    case Op::kSigmoid: return "Sigmoid";
+    case Op::kHardSigmoid: return "HardSigmoid";
+    case Op::kHardSwish: return "HardSwish";
+    case Op::kConcat: return "Concat";
+    case Op::kCrop: return "Slice";
+    case Op::kPad: return "Pad";
+    case Op::kFlatten: return "Flatten";
+    case Op::kAlias: return "Reshape";
+  }
+  return "?";
+}
+
+class Planner {
+ public:
+  Planner(const Graph& graph, const std::set<std::string>& keep, BinaryKernel kernel, const Isa& isa)
+      : graph_(graph), kernel_(kernel), isa_(isa), readers_(graph.tensors.size()), kept_(graph.tensors.size()),
+        ready_(graph.tensors.size()), root_(graph.tensors.size()), done_(graph.layers.size()) {
+    for (size_t i = 0; i < graph.layers.size(); ++i)
+      for (int in : graph.layers[i].inputs) readers_[in].push_back(static_cast<int>(i));
+    for (size_t t = 0; t < graph.tensors.size(); ++t)
+      if (keep.count(graph.tensors[t].name)) kept_[t] = true, plan_.kept.push_back(static_cast<int>(t));
+    kept_[graph.output] = true;
+    std::iota(root_.begin(), root_.end(), 0);
+    for (const Layer& layer : graph.layers)
+      if (layer.op == Op::kAlias) root_[layer.output] = root_[layer.inputs[0]];
+  }
+
+  Plan run() {
+    const bool from_image = !kept_[0] && std::all_of(readers_[0].begin(), readers_[0].end(),
+                                                     [&](int i) { return graph_.layers[i].op == Op::kConv; });
+    plan_.image_tensor = !from_image;
+    ready_[0] = true;
+    for (size_t i = 0; i < graph_.layers.size(); ++i) {
+      if (done_[i]) continue;
+      const Layer& layer = graph_.layers[i];
+      done_[i] = true;
+      if (layer.op == Op::kAlias) {
+        ready_[layer.output] = true;
+        continue;
+      }
+      std::unique_ptr<Step> step = make_step(layer, graph_, kernel_, isa_, from_image && layer.inputs[0] == 0);
+      if (has_epilogue(layer.op))
+        fuse(layer, *step);
+      else
+        step->operation = op_name(layer.op);
+      ready_[step->output] = true;
+      plan_.steps.push_back(std::move(step));
+    }
+    plan_.tensors = graph_.tensors;
+    plan_.output = graph_.output;
+    place();
+    return std::move(plan_);
+  }
+
+ private:
+  // The one layer that reads a tensor nobody else wants, or -1.
+  int sole_reader(int tensor) const {
+    if (kept_[tensor] || readers_[tensor].size() != 1) return -1;
+    const int reader = readers_[tensor][0];
+    return done_[reader] ? -1 : reader;
+  }
+
+  void fuse(const Layer& layer, Step& step) {
+    Fused& f = step.fused;
+    // What the sum itself ends in, and how far along "affine, residual, rectify, shift" the step has come.
+    enum Stage { kAffine, kShift, kResidual, kRectify, kDone };
+    int stage = kAffine, current = layer.output;
+    if (layer.op == Op::kConv || layer.op == Op::kBinaryConv) {
+      f.scale = layer.scale.empty() ? std::vector<float>{} : padded(layer.scale);
+      f.bias = padded(layer.bias);
+      stage = kResidual;
+      step.operation = op_name(layer.op);
+    } else if (layer.op == Op::kMaxPool || layer.op == Op::kAveragePool) {
+      step.operation = op_name(layer.op);
+    } else {
+      current = layer.inputs[0];  // an epilogue of its own: its first layer is fused like any other
+      if (layer.op == Op::kAdd) {
+        f.residual = layer.inputs[1];
+        stage = kRectify;
+        current = layer.output;
+        step.operation = op_name(layer.op);
+      } else if (layer.op != Op::kBinarize) {
+        stage = take(layer, f, stage, -1);
+        current = layer.output;
+        step.operation = op_name(layer.op);
+      }
+    }
+    if (layer.op != Op::kBinarize) {
+      for (int next = sole_reader(current); next >= 0; next = sole_reader(current)) {
+        const Layer& l = graph_.layers[next];
+        const int then = take(l, f, stage, current);
+        if (then < 0) break;
+        stage = then;
+        done_[next] = true;
+        current = l.output;
+        step.operation += std::string(" + ") + op_name(l.op);
+        // A shift in front of PReLU and one behind it belong to it.
+        if (f.rectify == Rectify::kPrelu && (!f.shift_in.empty() || !f.shift_out.empty())) f.rectify = Rectify::kShiftedPrelu;
+      }
+    }
+    if (f.rectify == Rectify::kShiftedPrelu) {
+      if (f.shift_in.empty()) f.shift_in.assign(f.slope.size(), 0);
+      if (f.shift_out.empty()) f.shift_out.assign(f.slope.size(), 0);
+    }
+    if (!f.scale.empty() && f.bias.empty()) f.bias.assign(f.scale.size(), 0);
+    step.output = current;
+    bool others = kept_[current];
+    // Signs are packed a nibble at a time: a group's channels must begin at one.
+    const bool packs = layer.shape.groups <= 1 || layer.shape.group_outputs() % 4 == 0 || !is_convolution(layer);
+    for (int reader : readers_[current]) {
+      const Layer& l = graph_.layers[reader];
+      const bool first = layer.op == Op::kBinarize;
+      if (l.op == Op::kBinarize && packs && (&l == &layer || !done_[reader]) && f.signs.size() < kMaxSignOutputs &&
+          (!first || ready_[current])) {
+        f.signs.push_back({l.output, padded(l.values)});
+        done_[reader] = true;
+        ready_[l.output] = true;
+        step.operation += std::string(step.operation.empty() ? "" : " + ") + op_name(l.op);
+      } else {
+        others = true;
+      }
+    }
+    f.store = others && layer.op != Op::kBinarize;
+    if (layer.op == Op::kBinarize) step.output_channels = graph_.tensors[current].channels;
+  }
+
+  static bool is_convolution(const Layer& layer) { return layer.op == Op::kConv || layer.op == Op::kBinaryConv; }
+
+  // Takes a layer into the epilogue. Returns the stage after it, or -1 where its turn is over.
+  int take(const Layer& l, Fused& f, int stage, int current) const {
+    enum Stage { kAffine, kShift, kResidual, kRectify, kDone };
+    switch (l.op) {
+      case Op::kScale:
+        if (stage > kAffine || !f.scale.empty()) return -1;
+        f.scale = padded(l.values);
+        return kShift;
+      case Op::kShift: {
+        if (stage <= kShift) {
+          f.bias = padded(l.values);
+          return kResidual;
+        }
+        const int next = sole_reader(l.output);
+        if (stage <= kRectify && f.shift_in.empty() && next >= 0 && graph_.layers[next].op == Op::kPrelu) {
+          f.shift_in = padded(l.values);
+          return kRectify;
+        }
+        if (stage == kDone && f.rectify == Rectify::kPrelu && f.shift_out.empty()) {
+          f.shift_out = padded(l.values);
+          return kDone;
+        }
+        if (stage == kDone && f.rectify == Rectify::kShiftedPrelu && f.shift_out.empty()) {
+          f.shift_out = padded(l.values);
+          return kDone;
+        }
+        return -1;
+      }
+      case Op::kAdd: {
+        if (stage > kResidual || l.inputs[0] == l.inputs[1]) return -1;
+        const int other = l.inputs[0] == current ? l.inputs[1] : l.inputs[0];
+        if (!ready_[other]) return -1;
+        f.residual = other;
+        return kRectify;
+      }
+      case Op::kRelu:
+        if (stage > kRectify || !f.shift_in.empty()) return -1;
+        f.rectify = Rectify::kRelu;
+        return kDone;
+      case Op::kPrelu:
+        if (stage > kRectify) return -1;
+        f.rectify = Rectify::kPrelu;
+        f.slope = padded(l.values);
+        return kDone;
+      default:
+        return -1;
+    }
+  }
+
+  // Tensors whose lives do not overlap share memory: the largest first, each at the lowest free place.
+  void place() {
+    const size_t n = graph_.tensors.size();
+    const int last_step = static_cast<int>(plan_.steps.size());
+    std::vector<int> first(n, -1), last(n, -1);
+    const auto touch = [&](int tensor, int step) {
+      const int t = root_[tensor];
+      if (first[t] < 0) first[t] = step;
+      last[t] = std::max(last[t], step);
+    };
+    if (plan_.image_tensor) touch(0, 0);
+    for (int i = 0; i < last_step; ++i) {
+      const Step& step = *plan_.steps[i];
+      for (int in : step.inputs)
+        if (in != 0 || plan_.image_tensor) touch(in, i);
+      if (step.fused.residual >= 0) touch(step.fused.residual, i);
+      if (step.fused.store || step.fused.signs.empty()) touch(step.output, i);
+      for (const Fused::Sign& s : step.fused.signs) touch(s.tensor, i);
+      plan_.shared_bytes = std::max(plan_.shared_bytes, step.shared_bytes);
+      plan_.thread_bytes = std::max(plan_.thread_bytes, step.thread_bytes);
+    }
+    for (size_t t = 0; t < n; ++t)
+      if (kept_[t] && first[root_[t]] >= 0) last[root_[t]] = last_step;
+    std::vector<size_t> bytes(n, 0);
+    std::vector<int> order;
+    for (size_t t = 0; t < n; ++t) {
+      if (first[t] < 0) continue;
+      const Tensor& x = graph_.tensors[t];
+      const size_t pixels = static_cast<size_t>(x.height) * x.width;
+      // One vector more than the tensor: an aligned tail may be read whole.
+      bytes[t] = align((x.binary ? pixels * ((x.channels + 3) / 4) : pixels * x.channels * sizeof(float)) + kAlign);
+      order.push_back(static_cast<int>(t));
+    }
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return bytes[a] > bytes[b]; });
+    plan_.offsets.assign(n, 0);
+    std::vector<int> placed;
+    for (int t : order) {
+      size_t at = 0;
+      for (int other : placed)  // sorted by place
+        if (first[t] <= last[other] && first[other] <= last[t] && plan_.offsets[other] < at + bytes[t] &&
+            at < plan_.offsets[other] + bytes[other])
+          at = plan_.offsets[other] + bytes[other];
+      plan_.offsets[t] = at;
+      plan_.arena_bytes = std::max(plan_.arena_bytes, at + bytes[t]);
+      placed.insert(std::upper_bound(placed.begin(), placed.end(), t,
+                                     [&](int a, int b) { return plan_.offsets[a] < plan_.offsets[b]; }), t);
+    }
+    for (size_t t = 0; t < n; ++t) plan_.offsets[t] = plan_.offsets[root_[t]];
+  }
+
+  const Graph& graph_;
+  BinaryKernel kernel_;
+  const Isa& isa_;
+  std::vector<std::vector<int>> readers_;
+  std::vector<bool> kept_, ready_;
+  std::vector<int> root_;
+  std::vector<bool> done_;
+  Plan plan_;
+};
+
+}  // namespace
+
+Plan make_plan(const Graph& graph, const std::set<std::string>& keep, BinaryKernel kernel, const Isa& isa) {
+  return Planner(graph, keep, kernel, isa).run();
+}
+
+}  // namespace nasb

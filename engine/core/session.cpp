@@ -1,0 +1,197 @@
+#include "session.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <set>
+
+#include "dispatch.h"
+#include "error.h"
+#include "onnx_reader.h"
+#include "plan.h"
+
+namespace nasb {
+namespace {
+
+constexpr int kMostThreads = 256;
+
+// The memory of one running call, reused by later ones.
+struct Buffers {
+  explicit Buffers(const Plan& plan, int threads)
+      : storage(plan.arena_bytes + plan.shared_bytes + plan.thread_bytes * threads + 64) {
+    void* p = storage.data();
+    size_t room = storage.size();
+    uint8_t* base = static_cast<uint8_t*>(std::align(64, 1, p, room));
+    workspace.arena = base;
+    workspace.offsets = &plan.offsets;
+    workspace.shared = base + plan.arena_bytes;
+    workspace.threads = workspace.shared + plan.shared_bytes;
+  }
+  std::vector<uint8_t> storage;
+  Workspace workspace;
+};
+
+void fill_image_tensor(const Tensor& t, const float* image, float* to) {
+  const size_t plane = static_cast<size_t>(t.height) * t.width;
+  for (size_t p = 0; p < plane; ++p)
+    for (int c = 0; c < t.channels; ++c) to[p * t.channels + c] = image[c * plane + p];
+}
+
+// A tensor as the user knows it: channels first; signs as -1 and +1.
+void hand_out(const Tensor& t, const Workspace& w, int id, float* to) {
+  const size_t plane = static_cast<size_t>(t.height) * t.width;
+  const int nibbles = (t.channels + 3) / 4;
+  for (size_t p = 0; p < plane; ++p)
+    for (int c = 0; c < t.channels; ++c)
+      to[c * plane + p] = !t.binary ? w.floats(id)[p * t.channels + c]
+                          : w.nibbles(id)[p * nibbles + c / 4] >> (c % 4) & 1 ? -1.0f
+                                                                              : 1.0f;
+}
+
+std::vector<int64_t> dims_of(const Tensor& t) {
+  if (t.flat) return {t.channels};
+  return {t.channels, t.height, t.width};
+}
+
+}  // namespace
+
+struct Session::Impl {
+  Impl(const uint8_t* data, size_t size, const Options& options)
+      : bytes(data, data + size), choice(choose_kernel(options.kernel)),
+        pool(std::clamp(options.threads > 0 ? options.threads : available_threads(), 1, kMostThreads)) {
+    const onnx::Model model = onnx::read(data, size);
+    const Graph graph = lower(model);
+    plan = make_plan(graph, {}, choice.kernel, *choice.isa);
+    metadata = model.metadata;
+    input = dims_of(graph.tensors[0]);
+    output = dims_of(graph.tensors[graph.output]);
+    for (const Tensor& t : graph.tensors) names.push_back(t.name);
+    for (const Layer& layer : graph.layers)
+      if (layer.op == Op::kBinaryConv) names.push_back(layer.name + ":accumulators");
+  }
+
+  std::unique_ptr<Buffers> take(const Plan& of) const {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      if (&of == &plan && !free.empty()) {
+        std::unique_ptr<Buffers> b = std::move(free.back());
+        free.pop_back();
+        return b;
+      }
+    }
+    return std::make_unique<Buffers>(of, pool.threads());
+  }
+
+  void give_back(std::unique_ptr<Buffers> b) const {
+    std::lock_guard<std::mutex> lock(mutex);
+    free.push_back(std::move(b));
+  }
+
+  void begin(const Plan& of, const float* image, Workspace& w) const {
+    w.image = image;
+    if (of.image_tensor) fill_image_tensor(of.tensors[0], image, w.floats(0));
+  }
+
+  std::vector<uint8_t> bytes;  // of the file: inner tensors are handed out by a plan of their own
+  Choice choice;
+  mutable ThreadPool pool;
+  Plan plan;
+  std::map<std::string, std::string> metadata;
+  std::vector<int64_t> input, output;
+  std::vector<std::string> names;
+  mutable std::mutex mutex;
+  mutable std::vector<std::unique_ptr<Buffers>> free;
+};
+
+Session::Session(const uint8_t* data, size_t size, const Options& options)
+    : impl_(std::make_unique<Impl>(data, size, options)) {}
+Session::~Session() = default;
+
+const std::vector<int64_t>& Session::input_dims() const { return impl_->input; }
+const std::vector<int64_t>& Session::output_dims() const { return impl_->output; }
+const std::map<std::string, std::string>& Session::metadata() const { return impl_->metadata; }
+int Session::threads() const { return impl_->pool.threads(); }
+std::vector<std::string> Session::tensor_names() const { return impl_->names; }
+
+size_t Session::workspace_bytes() const {
+  const Plan& p = impl_->plan;
+  return p.arena_bytes + p.shared_bytes + p.thread_bytes * impl_->pool.threads();
+}
+
+void Session::run(const float* images, int64_t batch, float* output) const {
+  const Plan& plan = impl_->plan;
+  const Tensor &in = plan.tensors[0], &out = plan.tensors[plan.output];
+  std::unique_ptr<Buffers> buffers = impl_->take(plan);
+  for (int64_t n = 0; n < batch; ++n) {
+    impl_->begin(plan, images + n * in.elements(), buffers->workspace);
+    for (const std::unique_ptr<Step>& step : plan.steps) step->run(buffers->workspace, impl_->pool);
+    hand_out(out, buffers->workspace, plan.output, output + n * out.elements());
+  }
+  impl_->give_back(std::move(buffers));
+}
+
+std::map<std::string, Array> Session::inspect(const float* images, int64_t batch, const std::vector<std::string>& names) const {
+  std::vector<std::string> accumulators;
+  std::set<std::string> keep;
+  for (const std::string& name : names) {
+    if (std::find(impl_->names.begin(), impl_->names.end(), name) == impl_->names.end())
+      throw Error(ErrorCode::kArgument, "\"" + name + "\" is not a tensor of this model (see tensor_names)");
+    keep.insert(name);
+    const size_t colon = name.rfind(":accumulators");
+    if (colon != std::string::npos) accumulators.push_back(name.substr(0, colon));
+  }
+  const Graph graph = lower(onnx::read(impl_->bytes.data(), impl_->bytes.size()), accumulators);
+  const Plan plan = make_plan(graph, keep, impl_->choice.kernel, *impl_->choice.isa);
+  std::unique_ptr<Buffers> buffers = impl_->take(plan);
+  std::map<std::string, Array> result;
+  for (int id : plan.kept) {
+    Array& array = result[plan.tensors[id].name];
+    array.dims = dims_of(plan.tensors[id]);
+    array.dims.insert(array.dims.begin(), batch);
+    array.values.resize(static_cast<size_t>(batch) * plan.tensors[id].elements());
+  }
+  for (int64_t n = 0; n < batch; ++n) {
+    impl_->begin(plan, images + n * plan.tensors[0].elements(), buffers->workspace);
+    for (const std::unique_ptr<Step>& step : plan.steps) step->run(buffers->workspace, impl_->pool);
+    for (int id : plan.kept) {
+      const Tensor& t = plan.tensors[id];
+      hand_out(t, buffers->workspace, id, result[t.name].values.data() + n * t.elements());
+    }
+  }
+  return result;
+}
+
+std::vector<LayerProfile> Session::profile(const float* image, int repeats) const {
+  using Clock = std::chrono::steady_clock;
+  const Plan& plan = impl_->plan;
+  std::unique_ptr<Buffers> buffers = impl_->take(plan);
+  std::vector<std::vector<double>> times(plan.steps.size());
+  for (int r = 0; r < std::max(repeats, 1); ++r) {
+    impl_->begin(plan, image, buffers->workspace);
+    for (size_t i = 0; i < plan.steps.size(); ++i) {
+      const Clock::time_point start = Clock::now();
+      plan.steps[i]->run(buffers->workspace, impl_->pool);
+      times[i].push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
+    }
+  }
+  impl_->give_back(std::move(buffers));
+  std::vector<LayerProfile> layers;
+  for (size_t i = 0; i < plan.steps.size(); ++i) {
+    std::nth_element(times[i].begin(), times[i].begin() + times[i].size() / 2, times[i].end());
+    const Step& step = *plan.steps[i];
+    LayerProfile p;
+    p.name = step.name;
+    p.operation = step.operation;
+    p.kernel = step.kernel();
+    p.threads = impl_->pool.threads();
+    p.milliseconds = times[i][times[i].size() / 2];
+    p.macs = step.macs;
+    p.binary = step.binary;
+    layers.push_back(p);
+  }
+  return layers;
+}
+
+}  // namespace nasb

@@ -1,0 +1,379 @@
+#include "steps.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace nasb {
+namespace {
+
+constexpr int kTile = 48;  // pixels of a work item; a multiple of every micro-kernel's rows
+
+size_t align(size_t bytes) { return (bytes + 63) & ~size_t{63}; }
+
+int splits_for(int items, int blocks, const ThreadPool& pool) {
+  if (pool.threads() == 1) return 1;
+  return std::min(blocks, std::max(1, (3 * pool.threads() + items - 1) / items));
+}
+
+class BinaryConvStep : public Step {
+ public:
+  BinaryConvStep(const Layer& layer, BinaryKernel kernel, const Isa& isa)
+      : conv_(layer.shape, layer.pad_value, layer.bits.data(), kernel, isa) {
+    macs = layer.shape.macs();
+    binary = true;
+    shared_bytes = conv_.shared_bytes();
+    thread_bytes = conv_.thread_bytes();
+  }
+  void run(const Workspace& w, ThreadPool& pool) const override {
+    conv_.run(w.nibbles(inputs[0]), epilogue(w), pool, w.shared, w.threads);
+  }
+  std::string kernel() const override { return conv_.kernel_name(); }
+
+ private:
+  BinaryConv conv_;
+};
+
+class ConvStep : public Step {
+ public:
+  ConvStep(const Layer& layer, const Isa& isa, bool from_image) : s_(layer.shape), isa_(isa), from_image_(from_image) {
+    macs = s_.macs();
+    padded_height_ = (s_.out_height - 1) * s_.stride_height + (s_.kernel_height - 1) * s_.dilation_height + 1;
+    padded_width_ = (s_.out_width - 1) * s_.stride_width + (s_.kernel_width - 1) * s_.dilation_width + 1;
+    copies_ = from_image || s_.pad_top || s_.pad_left || padded_height_ > s_.in_height || padded_width_ > s_.in_width;
+    if (!copies_) padded_width_ = s_.in_width;
+    depthwise_ = s_.groups == s_.in_channels && s_.groups == s_.out_channels && s_.groups > 1;
+    if (copies_) shared_bytes = align(sizeof(float) * padded_height_ * padded_width_ * s_.in_channels);
+    const int taps = s_.taps(), inputs = s_.group_inputs();
+    // A row of taps is contiguous where nothing lies between them.
+    const bool rows = s_.groups == 1 && s_.dilation_width == 1;
+    for (int ky = 0; ky < s_.kernel_height; ++ky)
+      for (int kx = 0; kx < (rows ? 1 : s_.kernel_width); ++kx)
+        segments_.push_back((ky * s_.dilation_height * padded_width_ + kx * s_.dilation_width) * s_.in_channels);
+    segment_length_ = rows ? s_.kernel_width * inputs : inputs;
+    if (depthwise_) {
+      weights_.assign(static_cast<size_t>(taps) * s_.in_channels + kBlock, 0);
+      for (int c = 0; c < s_.in_channels; ++c)
+        for (int t = 0; t < taps; ++t) weights_[static_cast<size_t>(t) * s_.in_channels + c] = layer.weights[static_cast<size_t>(c) * taps + t];
+      thread_bytes = align(sizeof(float) * kBlock) + align(sizeof(void*) * taps);
+      return;
+    }
+    const int columns = isa.gemm_columns, outputs = s_.group_outputs(), depth = taps * inputs;
+    group_size_ = static_cast<size_t>((outputs + columns - 1) / columns) * columns * depth;
+    weights_.assign(group_size_ * s_.groups, 0);
+    for (int o = 0; o < s_.out_channels; ++o) {
+      const int g = o / outputs, own = o % outputs;
+      float* to = weights_.data() + g * group_size_ + static_cast<size_t>(own / columns) * columns * depth + own % columns;
+      for (int t = 0; t < taps; ++t)
+        for (int c = 0; c < inputs; ++c)
+          to[static_cast<size_t>(t * inputs + c) * columns] = layer.weights[(static_cast<size_t>(o) * inputs + c) * taps + t];
+    }
+    thread_bytes = align(sizeof(float) * kTile * kBlock) + align(sizeof(void*) * kTile);
+  }
+
+  void run(const Workspace& w, ThreadPool& pool) const override {
+    const float* x = w.image && from_image_ ? nullptr : w.floats(inputs[0]);
+    if (copies_) {
+      float* to = reinterpret_cast<float*>(w.shared);
+      copy_padded(x, w.image, to, pool);
+      x = to;
+    }
+    const Epilogue e = epilogue(w);
+    if (depthwise_) return run_depthwise(x, e, w, pool);
+    const int pixels = s_.pixels(), tiles = (pixels + kTile - 1) / kTile, outputs = s_.group_outputs();
+    const int blocks = (outputs + kBlock - 1) / kBlock;
+    const int splits = splits_for(tiles * s_.groups, blocks, pool);
+    pool.parallel(tiles * s_.groups * splits, [&](int item, int thread) {
+      uint8_t* scratch = w.threads + thread_bytes * thread;
+      const float** first = reinterpret_cast<const float**>(scratch + align(sizeof(float) * kTile * kBlock));
+      const int split = item % splits, g = item / splits % s_.groups, begin = item / splits / s_.groups * kTile;
+      const int count = std::min(kTile, pixels - begin);
+      int y = begin / s_.out_width, column = begin % s_.out_width;
+      for (int p = 0; p < count; ++p) {
+        const size_t at = static_cast<size_t>(y) * s_.stride_height * padded_width_ + column * s_.stride_width;
+        first[p] = x + at * s_.in_channels + g * s_.group_inputs();
+        if (++column == s_.out_width) column = 0, ++y;
+      }
+      GemmLayer layer;
+      layer.weights = weights_.data() + g * group_size_;
+      layer.segments = segments_.data();
+      layer.segment_count = static_cast<int>(segments_.size());
+      layer.segment_length = segment_length_;
+      layer.channels = outputs;
+      layer.first_output = g * outputs;
+      const int from = blocks * split / splits * kBlock, to = std::min(outputs, blocks * (split + 1) / splits * kBlock);
+      isa_.gemm_tile(layer, first, begin, count, from, to - from, e, reinterpret_cast<float*>(scratch));
+    });
+  }
+
+  std::string kernel() const override { return std::string(depthwise_ ? "depthwise_" : "gemm_") + isa_.name; }
+
+ private:
+  // The input with its border of zeros, channels last.
+  void copy_padded(const float* x, const float* image, float* to, ThreadPool& pool) const {
+    const int channels = s_.in_channels;
+    const size_t row = static_cast<size_t>(padded_width_) * channels;
+    const int left = std::min(s_.pad_left, padded_width_), inside = std::max(0, std::min(s_.in_width, padded_width_ - left));
+    constexpr int kRows = 4;
+    pool.parallel((padded_height_ + kRows - 1) / kRows, [&](int item, int) {
+      for (int r = item * kRows; r < std::min(padded_height_, (item + 1) * kRows); ++r) {
+        float* out = to + r * row;
+        const int y = r - s_.pad_top;
+        if (y < 0 || y >= s_.in_height) {
+          std::memset(out, 0, row * sizeof(float));
+          continue;
+        }
+        std::memset(out, 0, sizeof(float) * left * channels);
+        float* body = out + static_cast<size_t>(left) * channels;
+        std::memset(body + static_cast<size_t>(inside) * channels, 0, sizeof(float) * (padded_width_ - left - inside) * channels);
+        if (!from_image_) {
+          std::memcpy(body, x + static_cast<size_t>(y) * s_.in_width * channels, sizeof(float) * inside * channels);
+          continue;
+        }
+        const size_t plane = static_cast<size_t>(s_.in_height) * s_.in_width;
+        for (int c = 0; c < channels; ++c) {
+          const float* from = image + c * plane + static_cast<size_t>(y) * s_.in_width;
+          for (int i = 0; i < inside; ++i) body[static_cast<size_t>(i) * channels + c] = from[i];
+        }
+      }
+    });
+  }
+
+  void run_depthwise(const float* x, const Epilogue& e, const Workspace& w, ThreadPool& pool) const {
+    pool.parallel(s_.out_height, [&](int oy, int thread) {
+      float* acc = reinterpret_cast<float*>(w.threads + thread_bytes * thread);
+      const float** taps = reinterpret_cast<const float**>(w.threads + thread_bytes * thread + align(sizeof(float) * kBlock));
+      for (int ox = 0; ox < s_.out_width; ++ox) {
+        const size_t at = static_cast<size_t>(oy) * s_.stride_height * padded_width_ + ox * s_.stride_width;
+        for (int c = 0; c < s_.in_channels; c += kBlock) {
+          const int count = std::min(kBlock, s_.in_channels - c);
+          for (size_t t = 0; t < segments_.size(); ++t) taps[t] = x + at * s_.in_channels + segments_[t] + c;
+          isa_.depthwise(taps, weights_.data() + c, s_.in_channels, s_.taps(), count, acc);
+          isa_.epilogue(e, acc, oy * s_.out_width + ox, 1, c, count);
+        }
+      }
+    });
+  }
+
+  ConvShape s_;
+  const Isa& isa_;
+  bool from_image_, copies_ = false, depthwise_ = false;
+  int padded_height_, padded_width_, segment_length_ = 0;
+  size_t group_size_ = 0;
+  std::vector<float> weights_;
+  std::vector<int32_t> segments_;
+};
+
+class PoolStep : public Step {
+ public:
+  PoolStep(const Layer& layer, const Isa& isa)
+      : s_(layer.shape), isa_(isa), largest_(layer.op == Op::kMaxPool), count_pads_(layer.count_pads),
+        pad_bottom_(layer.begin[1]), pad_right_(layer.begin[2]) {
+    thread_bytes = align(sizeof(float) * kBlock) + align(sizeof(void*) * s_.taps());
+  }
+  void run(const Workspace& w, ThreadPool& pool) const override {
+    const float* x = w.floats(inputs[0]);
+    const Epilogue e = epilogue(w);
+    pool.parallel(s_.out_height, [&](int oy, int thread) {
+      float* acc = reinterpret_cast<float*>(w.threads + thread_bytes * thread);
+      const float** taps = reinterpret_cast<const float**>(w.threads + thread_bytes * thread + align(sizeof(float) * kBlock));
+      for (int ox = 0; ox < s_.out_width; ++ox)
+        for (int c = 0; c < s_.in_channels; c += kBlock) {
+          int n = 0, counted = 0;
+          for (int ky = 0; ky < s_.kernel_height; ++ky)
+            for (int kx = 0; kx < s_.kernel_width; ++kx) {
+              const int iy = oy * s_.stride_height - s_.pad_top + ky * s_.dilation_height;
+              const int ix = ox * s_.stride_width - s_.pad_left + kx * s_.dilation_width;
+              const bool inside = iy >= 0 && iy < s_.in_height && ix >= 0 && ix < s_.in_width;
+              if (inside) taps[n++] = x + (static_cast<size_t>(iy) * s_.in_width + ix) * s_.in_channels + c;
+              counted += inside || (count_pads_ && iy < s_.in_height + pad_bottom_ && ix < s_.in_width + pad_right_);
+            }
+          const int count = std::min(kBlock, s_.in_channels - c);
+          isa_.pool(taps, n, count, largest_, 1.0f / static_cast<float>(counted), acc);
+          isa_.epilogue(e, acc, oy * s_.out_width + ox, 1, c, count);
+        }
+    });
+  }
+  std::string kernel() const override { return std::string("pool_") + isa_.name; }
+
+ private:
+  ConvShape s_;
+  const Isa& isa_;
+  bool largest_, count_pads_;
+  int pad_bottom_, pad_right_;
+};
+
+// Element-wise layers that nothing in front of them could take up: the epilogue alone.
+class EpilogueStep : public Step {
+ public:
+  EpilogueStep(const Tensor& tensor, const Isa& isa)
+      : pixels_(tensor.height * tensor.width), channels_(tensor.channels), isa_(isa) {
+    thread_bytes = align(sizeof(float) * kTile * kBlock);
+  }
+  void run(const Workspace& w, ThreadPool& pool) const override {
+    const float* x = w.floats(inputs[0]);
+    const Epilogue e = epilogue(w);
+    pool.parallel((pixels_ + kTile - 1) / kTile, [&](int item, int thread) {
+      float* acc = reinterpret_cast<float*>(w.threads + thread_bytes * thread);
+      const int begin = item * kTile, count = std::min(kTile, pixels_ - begin);
+      for (int c = 0; c < channels_; c += kBlock) {
+        const int channels = std::min(kBlock, channels_ - c);
+        for (int p = 0; p < count; ++p)
+          std::memcpy(acc + p * kBlock, x + static_cast<size_t>(begin + p) * channels_ + c, sizeof(float) * channels);
+        isa_.epilogue(e, acc, begin, count, c, channels);
+      }
+    });
+  }
+  std::string kernel() const override { return std::string("elementwise_") + isa_.name; }
+
+ private:
+  int pixels_, channels_;
+  const Isa& isa_;
+};
+
+// Everything else: each output element from one or two input elements. Rare in the networks that the engine is made for.
+class MapStep : public Step {
+ public:
+  MapStep(const Layer& layer, const Graph& graph) : layer_(layer), out_(graph.tensors[layer.output]) {
+    layer_.weights.clear();
+    layer_.bits.clear();
+    for (int in : layer.inputs) in_.push_back(graph.tensors[in]);
+  }
+  void run(const Workspace& w, ThreadPool& pool) const override {
+    float* y = w.floats(output);
+    pool.parallel(out_.height, [&](int row, int) {
+      switch (layer_.op) {
+        case Op::kConcat: return concat(w, y, row);
+        case Op::kCrop: return crop(w.floats(inputs[0]), y, row);
+        case Op::kPad: return pad(w.floats(inputs[0]), y, row);
+        case Op::kFlatten: return flatten(w.floats(inputs[0]), y);
+        case Op::kMultiply: return multiply(w.floats(inputs[0]), w.floats(inputs[1]), y, row);
+        default: return unary(w.floats(inputs[0]), y, row);
+      }
+    });
+  }
+  std::string kernel() const override { return "map"; }
+
+ private:
+  void concat(const Workspace& w, float* y, int row) const {
+    for (int x = 0; x < out_.width; ++x) {
+      const size_t pixel = static_cast<size_t>(row) * out_.width + x;
+      float* to = y + pixel * out_.channels;
+      for (size_t i = 0; i < in_.size(); ++i) {
+        const int channels = in_[i].channels;
+        std::memcpy(to, w.floats(inputs[i]) + pixel * channels, sizeof(float) * channels);
+        to += channels;
+      }
+    }
+  }
+  void crop(const float* in, float* y, int row) const {
+    const Tensor& t = in_[0];
+    for (int x = 0; x < out_.width; ++x) {
+      const size_t iy = static_cast<size_t>(layer_.begin[1]) + static_cast<size_t>(row) * layer_.step[1];
+      const size_t ix = static_cast<size_t>(layer_.begin[2]) + static_cast<size_t>(x) * layer_.step[2];
+      const float* from = in + (iy * t.width + ix) * t.channels + layer_.begin[0];
+      float* to = y + (static_cast<size_t>(row) * out_.width + x) * out_.channels;
+      for (int c = 0; c < out_.channels; ++c) to[c] = from[static_cast<size_t>(c) * layer_.step[0]];
+    }
+  }
+  void pad(const float* in, float* y, int row) const {
+    const Tensor& t = in_[0];
+    const auto source = [&](int at, int size) { return layer_.edge ? std::clamp(at, 0, size - 1) : at; };
+    const int iy = source(row - layer_.begin[1], t.height);
+    for (int x = 0; x < out_.width; ++x) {
+      const int ix = source(x - layer_.begin[2], t.width);
+      float* to = y + (static_cast<size_t>(row) * out_.width + x) * out_.channels;
+      for (int c = 0; c < out_.channels; ++c) {
+        const int ic = source(c - layer_.begin[0], t.channels);
+        const bool inside = iy >= 0 && iy < t.height && ix >= 0 && ix < t.width && ic >= 0 && ic < t.channels;
+        to[c] = inside ? in[(static_cast<size_t>(iy) * t.width + ix) * t.channels + ic] : layer_.low;
+      }
+    }
+  }
+  void flatten(const float* in, float* y) const {
+    const Tensor& t = in_[0];
+    const size_t pixels = static_cast<size_t>(t.height) * t.width;
+    for (int c = 0; c < t.channels; ++c)
+      for (size_t p = 0; p < pixels; ++p) y[c * pixels + p] = in[p * t.channels + c];
+  }
+  void multiply(const float* a, const float* b, float* y, int row) const {
+    const bool gate = in_[1].height * in_[1].width == 1;
+    const size_t begin = static_cast<size_t>(row) * out_.width * out_.channels;
+    for (int x = 0; x < out_.width; ++x)
+      for (int c = 0; c < out_.channels; ++c) {
+        const size_t at = begin + static_cast<size_t>(x) * out_.channels + c;
+        y[at] = a[at] * b[gate ? c : at];
+      }
+  }
+  void unary(const float* x, float* y, int row) const {
+    const size_t count = static_cast<size_t>(out_.width) * out_.channels, begin = row * count;
+    for (size_t i = begin; i < begin + count; ++i) {
+      const float v = x[i];
+      switch (layer_.op) {
+        case Op::kClip: y[i] = v < layer_.low ? layer_.low : v > layer_.high ? layer_.high : v; break;
+        case Op::kSigmoid: y[i] = 1.0f / (1.0f + std::exp(-v)); break;
+        case Op::kHardSigmoid: y[i] = std::max(0.0f, std::min(1.0f, layer_.low * v + layer_.high)); break;
+        default: y[i] = v * std::max(0.0f, std::min(1.0f, v / 6.0f + 0.5f)); break;  // hard swish
+      }
+    }
+  }
+
+  Layer layer_;
+  Tensor out_;
+  std::vector<Tensor> in_;
+};
+
+}  // namespace
+
+Epilogue Step::epilogue(const Workspace& w) const {
+  Epilogue e;
+  const auto data = [](const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); };
+  e.scale = data(fused.scale);
+  e.bias = data(fused.bias);
+  e.residual = fused.residual < 0 ? nullptr : w.floats(fused.residual);
+  e.rectify = fused.rectify;
+  e.shift_in = data(fused.shift_in);
+  e.slope = data(fused.slope);
+  e.shift_out = data(fused.shift_out);
+  e.output = fused.store ? w.floats(output) : nullptr;
+  e.channels = output_channels;
+  for (const Fused::Sign& s : fused.signs)
+    e.signs[e.sign_outputs++] = {s.thresholds.data(), w.nibbles(s.tensor), (output_channels + 3) / 4};
+  return e;
+}
+
+bool has_epilogue(Op op) {
+  switch (op) {
+    case Op::kConv: case Op::kBinaryConv: case Op::kMaxPool: case Op::kAveragePool: case Op::kBinarize:
+    case Op::kScale: case Op::kShift: case Op::kRelu: case Op::kPrelu: case Op::kAdd:
+      return true;
+    default:
+      return false;
+  }
+}
+
+std::unique_ptr<Step> make_step(const Layer& layer, const Graph& graph, BinaryKernel kernel, const Isa& isa, bool from_image) {
+  std::unique_ptr<Step> step;
+  switch (layer.op) {
+    case Op::kBinaryConv: step = std::make_unique<BinaryConvStep>(layer, kernel, isa); break;
+    case Op::kConv: step = std::make_unique<ConvStep>(layer, isa, from_image); break;
+    case Op::kMaxPool: case Op::kAveragePool: step = std::make_unique<PoolStep>(layer, isa); break;
+    case Op::kBinarize: case Op::kScale: case Op::kShift: case Op::kRelu: case Op::kPrelu: case Op::kAdd:
+      step = std::make_unique<EpilogueStep>(graph.tensors[layer.output], isa);
+      break;
+    default: step = std::make_unique<MapStep>(layer, graph); break;
+  }
+  step->name = layer.name;
+  step->inputs = layer.inputs;
+  step->output = layer.output;
+  step->output_channels = graph.tensors[layer.output].channels;
+  return step;
+}
+
+std::vector<float> padded(const std::vector<float>& values) {
+  std::vector<float> v = values;
+  v.resize(v.size() + kBlock, 0.0f);
+  return v;
+}
+
+}  // namespace nasb

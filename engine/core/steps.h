@@ -1,0 +1,68 @@
+// What a session runs: one step for a layer and all that was fused behind it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "graph.h"
+#include "kernels/isa.h"
+#include "thread_pool.h"
+
+namespace nasb {
+
+// Memory of one running call. Tensors are [height][width][channels] floats, or nibbles [height][width][ceil(channels / 4)].
+struct Workspace {
+  const float* image = nullptr;  // [channels][height][width]
+  uint8_t* arena = nullptr;
+  const std::vector<size_t>* offsets = nullptr;  // of each tensor
+  uint8_t* shared = nullptr;
+  uint8_t* threads = nullptr;
+
+  float* floats(int tensor) const { return reinterpret_cast<float*>(arena + (*offsets)[tensor]); }
+  uint8_t* nibbles(int tensor) const { return arena + (*offsets)[tensor]; }
+};
+
+// What follows a step's sums; parameters are padded for the kernels.
+struct Fused {
+  std::vector<float> scale, bias, shift_in, slope, shift_out;
+  int residual = -1;
+  Rectify rectify = Rectify::kNone;
+  bool store = true;  // the float output is read by somebody
+  struct Sign {
+    int tensor;
+    std::vector<float> thresholds;
+  };
+  std::vector<Sign> signs;
+};
+
+class Step {
+ public:
+  virtual ~Step() = default;
+  virtual void run(const Workspace& w, ThreadPool& pool) const = 0;
+  virtual std::string kernel() const = 0;
+
+  std::string name, operation;
+  int64_t macs = 0;
+  bool binary = false;
+  std::vector<int> inputs;
+  int output = 0;  // of the step's last fused layer
+  int output_channels = 0;
+  Fused fused;
+  size_t shared_bytes = 0, thread_bytes = 0;  // scratch
+
+ protected:
+  Epilogue epilogue(const Workspace& w) const;
+};
+
+// Whether a step can end in a Fused; the others only move or map values.
+bool has_epilogue(Op op);
+
+std::unique_ptr<Step> make_step(const Layer& layer, const Graph& graph, BinaryKernel kernel, const Isa& isa,
+                                bool from_image);
+
+// `values` padded with zeros so that a kernel may read a whole block from any channel.
+std::vector<float> padded(const std::vector<float>& values);
+
+}  // namespace nasb
