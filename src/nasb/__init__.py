@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nasb.cells.config import CellConfig
     from nasb.cost import Count, count
     from nasb.data import DataConfig, open_data
+    from nasb.deploy import Export, export_onnx
     from nasb.errors import UserError
     from nasb.model_file import Model, load, load_model
     from nasb.networks.convert import convert
@@ -23,12 +24,14 @@ __all__ = [
     "Count",
     "DataConfig",
     "Edge",
+    "Export",
     "Model",
     "RunConfig",
     "UserError",
     "convert",
     "count",
     "create_network",
+    "export_onnx",
     "list_networks",
     "load",
     "load_model",
@@ -42,12 +45,14 @@ _HOMES = {
     "Count": "nasb.cost",
     "DataConfig": "nasb.data",
     "Edge": "nasb.cells.architecture",
+    "Export": "nasb.deploy",
     "Model": "nasb.model_file",
     "RunConfig": "nasb.training.config",
     "UserError": "nasb.errors",
     "convert": "nasb.networks.convert",
     "count": "nasb.cost",
     "create_network": "nasb.networks.registry",
+    "export_onnx": "nasb.deploy",
     "list_networks": "nasb.networks.registry",
     "load": "nasb.model_file",
     "load_model": "nasb.model_file",
@@ -57,6 +62,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "engine":
+        return import_module("nasb.engine")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'nasb' has no attribute {name!r}")

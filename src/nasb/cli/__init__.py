@@ -16,6 +16,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("nasb.cli.stages", "stage 3 alone: binarize weights and activations"),
     "evaluate": ("nasb.cli.inference", "Top-1 of a trained network"),
     "predict": ("nasb.cli.inference", "classes of images"),
+    "bench": ("nasb.cli.exported", "speed of an exported file beside other engines"),
+    "export": ("nasb.cli.deploy", "ONNX file of a trained network, one bit per binary weight"),
     "summary": ("nasb.cli.inspection", "cost of a network, layer by layer"),
     "plan": ("nasb.cli.inspection", "what conversion makes of each convolution of a host, and why"),
     "draw": ("nasb.cli.inspection", "picture of an architecture"),

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nasb.cli.exported import evaluate_exported, is_exported, predict_exported
 from nasb.cli.parsing import parser
 from nasb.errors import UserError
 
 if TYPE_CHECKING:
     from nasb.data import DataConfig
     from nasb.model_file import Model
+    from nasb.training.evaluation import Result
 
 PARTS = ("test", "validation", "train")
 
@@ -24,7 +26,9 @@ def evaluate_command(arguments: Sequence[str]) -> None:
         "evaluate", "Top-1 of a trained network. A run directory brings its own data; a model file needs --data.name."
     )
     p.add_argument(
-        "target", help="run directory, model.safetensors, or weights of a registered real network (with --network)"
+        "target",
+        help="run directory, model.safetensors, model.onnx (run by the engine), or weights of a registered real "
+        "network (with --network)",
     )
     p.add_argument("--part", type=str, default="test", help=", ".join(PARTS))
     p.add_argument("--network", type=str, default=None, help="registered real network whose weights the target holds")
@@ -47,6 +51,9 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     from nasb.training.evaluation import evaluate
 
     data = open_data(config, seed=seed)
+    if is_exported(values.target):
+        _print_result(evaluate_exported(values.target, data, values.part), values.part, values.json)
+        return
     if values.network is None:
         model = _model(values.target)
         network = model.network
@@ -69,11 +76,14 @@ def evaluate_command(arguments: Sequence[str]) -> None:
             values.network, num_classes=data.num_classes, in_channels=data.input_shape[0], options=options
         )
         load_weights(network, values.target)
-    result = evaluate(network.eval(), data, values.part)
-    if values.json:
-        print(json.dumps({"part": values.part, "top1": result.top1, "loss": result.loss, "images": result.images}))
+    _print_result(evaluate(network.eval(), data, values.part), values.part, values.json)
+
+
+def _print_result(result: "Result", part: str, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"part": part, "top1": result.top1, "loss": result.loss, "images": result.images}))
     else:
-        print(f"{values.part}: Top-1 {result.top1:.2f}%, loss {result.loss:.4f}, {result.images:,} images")
+        print(f"{part}: Top-1 {result.top1:.2f}%, loss {result.loss:.4f}, {result.images:,} images")
 
 
 def _names(names: Sequence[str]) -> str:
@@ -104,10 +114,10 @@ def _model(target: str) -> "Model":
     return load_target(target)
 
 
-def predict_command(arguments: Sequence[str]) -> None:
+def predict_command(arguments: Sequence[str]) -> int | None:
     """Print the classes of images."""
     p = parser("predict", "Classes of images, with the probabilities that the network gives.")
-    p.add_argument("target", help="run directory or model.safetensors")
+    p.add_argument("target", help="run directory, model.safetensors, or model.onnx (run by the engine)")
     p.add_argument("images", nargs="+", help="image files")
     p.add_argument("--top", type=int, default=3, help="how many classes to print for each image")
     p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
@@ -115,6 +125,8 @@ def predict_command(arguments: Sequence[str]) -> None:
     values = p.parse_args(list(arguments))
     if values.top < 1:
         raise UserError(f"--top is {values.top}; it must be at least 1")
+    if is_exported(values.target):
+        return predict_exported(values.target, values.images, values.top, values.json)
     if values.plugin is not None:
         from nasb.plugin import load_plugin
 
@@ -144,3 +156,4 @@ def predict_command(arguments: Sequence[str]) -> None:
             print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in classes.items()))
     if failed:
         raise UserError(f"{failed} of {len(values.images)} images could not be read")
+    return None

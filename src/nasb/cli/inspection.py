@@ -208,11 +208,25 @@ def info_command(arguments: Sequence[str]) -> None:
 
     facts = environment()
     del facts["command"]
+    engine, engine_text = _engine_facts()
     if values.json:
-        print(json.dumps(facts, indent=1))
+        print(json.dumps(facts | {"engine": engine}, indent=1))
         return
     for key, value in facts.items():
         print(f"{key}: {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value}")
+    print(f"engine: {engine_text}")
+
+
+def _engine_facts() -> "tuple[dict[str, Any] | str, str]":
+    """Return the record of the engine's kernels on this machine, and the same for a reader; or why there is none."""
+    from nasb.engine import engine_module
+
+    try:
+        info = engine_module("nasb_engine._info")
+    except UserError as error:
+        return str(error), str(error)
+    machine: dict[str, Any] = info.machine()
+    return machine, "\n  ".join(info.describe_machine(machine).splitlines())
 
 
 def _load_plugin(path: str | None) -> None:

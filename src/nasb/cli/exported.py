@@ -1,0 +1,162 @@
+"""What the commands do with an exported file, model.onnx: the engine runs it. And nasb bench."""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasb.cli.parsing import parser
+from nasb.engine import engine_errors, engine_module
+from nasb.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasb.data import ImageData
+    from nasb.training.evaluation import Result
+
+PEERS = ("torch", "onnxruntime", "onnxruntime-int8")
+
+
+def is_exported(target: str) -> bool:
+    """Tell whether a command's target is a file for the engine."""
+    return target.lower().endswith(".onnx")
+
+
+def predict_exported(target: str, images: Sequence[str], top: int, as_json: bool) -> int:
+    """Do what ``nasb-engine predict`` does; return its exit code."""
+    arguments = ["predict", target, *images, "--top", str(top), *(["--json"] if as_json else [])]
+    code: int = engine_module("nasb_engine.cli").main(arguments, program="nasb")
+    return code
+
+
+def evaluate_exported(target: str, data: "ImageData", part: str) -> "Result":
+    """Return Top-1 and loss of an exported file on a part of the data, run by the engine.
+
+    Raises:
+        UserError: the engine is not installed or refuses the file, or the file was made for other images or classes.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from nasb.training.evaluation import Score
+
+    with engine_errors():
+        session = engine_module("nasb_engine").Session(target)
+        steps = session.preprocessing
+        prepared = data.preprocessing
+        same = steps is None or (steps.channels, steps.size, steps.resize, steps.mean, steps.std) == (
+            *(prepared.channels, prepared.size, prepared.resize, prepared.mean, prepared.std),
+        )
+        if not same:
+            raise UserError(
+                f"{target}: was trained on images prepared as {steps}, but these are prepared as {prepared}; give "
+                "--data.image_size, --data.mean and --data.std to match"
+            )
+        if session.output_shape != (data.num_classes,):
+            raise UserError(f"{target}: has {session.output_shape} outputs; the data have {data.num_classes} classes")
+        if session.class_names and session.class_names != tuple(data.class_names):
+            raise UserError(
+                f"{target}: its classes are {', '.join(session.class_names[:5])}, ..., the data's "
+                f"{', '.join(data.class_names[:5])}, ..."
+            )
+        score = Score()
+        for images, target_N in data.evaluation_batches(part):
+            logits = torch.from_numpy(session.run(images.to(torch.float32).contiguous()))
+            score.add(logits, target_N, F.cross_entropy(logits, target_N))
+    return score.take()
+
+
+def bench_command(arguments: Sequence[str]) -> None:
+    """Print the speed of an exported file beside other engines."""
+    p = parser(
+        "bench",
+        "Time an exported file on one image beside other engines, in turns within one process: median and quartiles of "
+        "the rounds' ratios. The peers run the real-valued network that the binary one replaces: --real-model, else "
+        "the host that the file names, with random weights.",
+    )
+    p.add_argument("model", help="model.onnx of nasb export")
+    p.add_argument("--against", type=str, default="", help=f"peers, separated by commas: {', '.join(PEERS)}")
+    p.add_argument("--real-model", type=str, default=None, help="real-valued ONNX file for the peers onnxruntime*")
+    p.add_argument("--threads", type=int, default=1, help="threads of every peer")
+    p.add_argument("--rounds", type=int, default=30, help="rounds, each with a turn of every peer")
+    p.add_argument("--kernel", type=str, default="", help='kernel of binary convolutions (nasb info); "": the best')
+    p.add_argument("--json", action="store_true", help="print JSON")
+    values = p.parse_args(list(arguments))
+    against = [name.strip() for name in values.against.split(",") if name.strip()]
+    for name in against:
+        if name not in PEERS:
+            raise UserError(unknown_name("peer", name, PEERS))
+    bench = engine_module("nasb_engine.bench")
+    with engine_errors(), tempfile.TemporaryDirectory(prefix="nasb-bench-") as folder:
+        others: Callable[[Any], Mapping[str, Callable[[], object]]] | None = None
+        real_model = values.real_model
+        if "torch" in against or (real_model is None and against):
+            host = _real_host(values.model)
+            if "torch" in against:
+                others = _torch_peer(host, values.threads)
+            if real_model is None and against != ["torch"]:
+                real_model = _export_host(values.model, host, Path(folder, "real.onnx"))
+        record = bench.bench(
+            values.model,
+            [name for name in against if name != "torch"],
+            real_model=real_model,
+            threads=values.threads,
+            rounds=values.rounds,
+            kernel=values.kernel,
+            others=others,
+        )
+    print(json.dumps(record, indent=1) if values.json else bench.describe(record))
+
+
+def _input_shape(path: str) -> tuple[int, int, int]:
+    shape: tuple[int, int, int] = engine_module("nasb_engine").Session(path, threads=1).input_shape
+    return shape
+
+
+def _real_host(path: str) -> "nn.Module":
+    """Return the real network that an exported file's binary one replaces, with random weights.
+
+    Raises:
+        UserError: the file does not name it.
+    """
+    from nasb.cells.architecture import Architecture
+    from nasb.networks.registry import create_host
+
+    text = engine_module("nasb_engine").Session(path, threads=1).metadata.get("nasb.architecture")
+    if text is None:
+        raise UserError(
+            f"{path}: does not name the host that it was made of, so there is no real network to compare with; give "
+            "--real-model, and leave torch out of --against"
+        )
+    architecture = Architecture.from_dict(json.loads(text))
+    return create_host(
+        architecture.host,
+        num_classes=architecture.num_classes,
+        in_channels=architecture.input_shape[0],
+        options=architecture.options,
+    ).eval()
+
+
+def _torch_peer(host: "nn.Module", threads: int) -> Callable[[Any], Mapping[str, Callable[[], object]]]:
+    import torch
+
+    def make(image: Any) -> Mapping[str, Callable[[], object]]:
+        x_NCHW = torch.from_numpy(image)
+        torch.set_num_threads(threads)
+
+        def run() -> object:
+            with torch.inference_mode():
+                return host(x_NCHW)
+
+        return {"torch": run}
+
+    return make
+
+
+def _export_host(path: str, host: "nn.Module", out: Path) -> str:
+    from nasb.deploy import export_onnx
+
+    export_onnx(host, out, _input_shape(path))
+    return str(out)
