@@ -11,6 +11,8 @@ from nasb.binary import Binarize, BinaryConv2d
 from nasb.cli import main
 from nasb.files import save_safetensors
 from nasb.networks import create_host
+from nasb.training.config import DataConfig, FinetuneConfig, NetworkConfig, PretrainConfig, RunConfig
+from nasb.training.pipeline import Pipeline
 
 
 def run(*arguments: object) -> int:
@@ -109,9 +111,6 @@ def test_hand_made_and_given_architectures_need_no_search(tiny: Path, tmp_path: 
 
 
 def test_init_takes_the_users_weights_over(tiny: Path, tmp_path: Path) -> None:
-    from nasb.training.config import DataConfig, NetworkConfig, RunConfig
-    from nasb.training.pipeline import Pipeline
-
     host = create_host("resnet20", num_classes=10, in_channels=1, options={"width": 4})
     weights = tmp_path / "weights.safetensors"
     save_safetensors(weights, host.state_dict(), {})
@@ -123,10 +122,39 @@ def test_init_takes_the_users_weights_over(tiny: Path, tmp_path: Path) -> None:
     )
     with Pipeline(config, tmp_path / "run") as pipeline:
         derived = pipeline._derived().state_dict()
+        teacher, x = pipeline._teacher(config.finetune), torch.randn(2, 1, 8, 8)
+        assert pipeline.teachers() == {"pretrain": "init", "finetune": "init"}
+    assert teacher is not None
+    assert torch.equal(teacher(x), host.eval()(x))
     own = host.state_dict()
     assert torch.equal(derived["layer2.0.conv1.backbone.0.conv.weight"], own["layer2.0.conv1.weight"])
     assert torch.equal(derived["conv1.weight"], own["conv1.weight"])
     assert torch.equal(derived["linear.bias"], own["linear.bias"])
+
+
+@pytest.mark.parametrize("case", ["no init", "another classifier", "none", "named"])
+def test_the_users_cnn_does_not_teach(tmp_path: Path, case: str) -> None:
+    classes = 7 if case == "another classifier" else 10
+    host = create_host("resnet20", num_classes=classes, in_channels=1, options={"width": 4})
+    weights = str(tmp_path / "weights.safetensors")
+    save_safetensors(Path(weights), host.state_dict(), {})
+    stage = FinetuneConfig()
+    if case == "none":
+        stage = FinetuneConfig(teacher="none")
+    elif case == "named":
+        stage = FinetuneConfig(teacher="resnet20", teacher_weights=weights, teacher_options={"width": 4})
+    config = RunConfig(
+        architecture="backbone",
+        init=None if case == "no init" else weights,
+        init_partial=True,
+        network=NetworkConfig(options={"width": 4}),
+        data=DataConfig(train_limit=64),
+        pretrain=PretrainConfig(epochs=0),
+        finetune=stage,
+    )
+    with Pipeline(config, tmp_path / "run") as pipeline:
+        assert pipeline.teachers() == {"finetune": "resnet20" if case == "named" else "none"}
+        assert (pipeline._teacher(stage) is not None) == (case == "named")
 
 
 def test_distillation_bf16_clipping_and_sgd_run(tiny: Path, tmp_path: Path) -> None:

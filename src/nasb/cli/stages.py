@@ -35,6 +35,8 @@ def _run(command: str, description: str, arguments: Sequence[str], stage: str | 
         if first:
             print(pipeline.data.describe(), file=sys.stderr)
             print(pipeline.describe_network(), file=sys.stderr)
+            teachers = ", ".join(f"{stage} {name}" for stage, name in pipeline.teachers().items())
+            print(f"teachers: {teachers}", file=sys.stderr)
         pipeline.run_stages(pipeline.stages() if stage is None else [stage])
         if stage in ("search", None) and first:
             from nasb.cells.draw import draw_architecture

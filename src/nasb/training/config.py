@@ -15,6 +15,7 @@ from nasb.search.config import SearchConfig
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "linear", "constant")
 ACTIVATION_PHASES = ("hardtanh", "tanh")
+UNNAMED_TEACHERS = ("auto", "none")
 PRECISIONS = ("32-true", "bf16-mixed")
 Scalar = int | float | str | bool
 
@@ -53,10 +54,11 @@ class StageConfig:
     """Largest norm of all gradients together; 0: no clipping."""
     ema: float = 0.0
     """Decay of an exponential moving average of the weights, which is then what is kept; 0: none."""
-    teacher: str | None = None
-    """Registered real network that is distilled from."""
+    teacher: str = "auto"
+    """Real network whose soft labels are learned: auto (the CNN of `init`, where there is one and all of it is
+    trained), none, or a registered network with its teacher_weights."""
     teacher_weights: str | None = None
-    """The teacher's weights (safetensors)."""
+    """The weights of a teacher that is named (safetensors)."""
     teacher_options: dict[str, Scalar] = field(default_factory=dict)
     """The teacher's own options."""
     distillation_weight: float = 0.9
@@ -88,8 +90,11 @@ class StageConfig:
             raise UserError(
                 f"{where}.warmup_epochs is {self.warmup_epochs}; accepted: 0 to {where}.epochs ({self.epochs})"
             )
-        if (self.teacher is None) != (self.teacher_weights is None):
-            raise UserError(f"{where}: give both teacher and teacher_weights, or neither")
+        if (self.teacher in UNNAMED_TEACHERS) != (self.teacher_weights is None):
+            raise UserError(
+                f"{where}: teacher is {self.teacher} and teacher_weights is {self.teacher_weights}; give the name of a "
+                "registered network and its weights, or auto or none without weights"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

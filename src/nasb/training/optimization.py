@@ -71,12 +71,12 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float
 
 
 def create_teacher(config: StageConfig, num_classes: int, in_channels: int) -> nn.Module | None:
-    """Return the frozen teacher in evaluation mode; None where there is none.
+    """Return the teacher that a stage names, frozen; None where it names none.
 
     Raises:
         UserError: the network is unknown, or the weights are missing or of another network.
     """
-    if config.teacher is None or config.teacher_weights is None:
+    if config.teacher_weights is None:
         return None
     from nasb.networks import create_host
 
@@ -84,7 +84,12 @@ def create_teacher(config: StageConfig, num_classes: int, in_channels: int) -> n
         config.teacher, num_classes=num_classes, in_channels=in_channels, options=config.teacher_options
     )
     load_weights(teacher, config.teacher_weights)
-    return teacher.eval().requires_grad_(False)
+    return freeze(teacher)
+
+
+def freeze(network: nn.Module) -> nn.Module:
+    """Put a network into evaluation mode, without gradients, and return it."""
+    return network.eval().requires_grad_(False)
 
 
 def load_weights(network: nn.Module, path: str, *, partial: bool = False) -> list[str]:

@@ -22,11 +22,11 @@ from nasb.networks.convert import convert
 from nasb.networks.plan import plan_of
 from nasb.plugin import load_plugin
 from nasb.seeding import derive_seed
-from nasb.training.config import RunConfig
+from nasb.training.config import RunConfig, StageConfig
 from nasb.training.evaluation import evaluate
 from nasb.training.fabric import create_fabric
 from nasb.training.loop import run_stage
-from nasb.training.optimization import create_teacher, load_weights
+from nasb.training.optimization import create_teacher, freeze, load_weights
 from nasb.training.run_directory import STAGES, RunDirectory
 from nasb.training.search_stage import SearchStage
 from nasb.training.train_stage import TrainStage
@@ -67,6 +67,10 @@ class Pipeline:
 
     def _host(self) -> nn.Module:
         """Return the host, freshly initialized from the seed, with the user's weights if there are any."""
+        return self._host_and_untrained()[0]
+
+    def _host_and_untrained(self) -> tuple[nn.Module, list[str]]:
+        """Return the host, and the names of its tensors that the user's weights do not give."""
         torch.manual_seed(derive_seed(self.config.seed, "host"))
         network = self.config.network
         host = create_host(
@@ -75,9 +79,16 @@ class Pipeline:
             in_channels=self.data.input_shape[0],
             options=network.options,
         )
-        if self.config.init is not None:
-            load_weights(host, self.config.init, partial=self.config.init_partial)
-        return host
+        if self.config.init is None:
+            return host, list(host.state_dict())
+        return host, load_weights(host, self.config.init, partial=self.config.init_partial)
+
+    def _teacher(self, stage: StageConfig) -> nn.Module | None:
+        """Return the teacher of a stage: the one that it names; by default the user's CNN, if all of it is trained."""
+        if stage.teacher == "auto":
+            host, untrained = self._host_and_untrained()
+            return None if untrained else freeze(host)
+        return create_teacher(stage, self.data.num_classes, self.data.input_shape[0])
 
     def _check_files(self) -> None:
         """Refuse files and names that a later stage would stumble over."""
@@ -88,13 +99,19 @@ class Pipeline:
         for name in self.config.search.operations or ():
             OPERATIONS[name]  # raises with the closest known names
         for stage in (self.config.pretrain, self.config.finetune):
-            create_teacher(stage, self.data.num_classes, self.data.input_shape[0])
+            self._teacher(stage)
 
     def describe_network(self) -> str:
         """Return one line: the host, and what becomes of its convolutions."""
         cells, real = len(self.plan.becoming("cell")), self.plan.becoming("real")
         where = self.run / "plan.txt"
         return f"{self.config.network.host}: {cells} cells; real stay {', '.join(real)} and the classifier; see {where}"
+
+    def teachers(self) -> dict[str, str]:
+        """Return who teaches each stage: "init" (the user's CNN), "none", or the registered network that is named."""
+        own = "none" if self._host_and_untrained()[1] else "init"
+        named = {"pretrain": self.config.pretrain.teacher, "finetune": self.config.finetune.teacher}
+        return {stage: own if name == "auto" else name for stage, name in named.items() if stage in self.stages()}
 
     def stages(self) -> list[str]:
         """Return the stages that this config has."""
@@ -206,7 +223,14 @@ class Pipeline:
     def _train(self, name: str, network: nn.Module, phase: dict[str, str]) -> None:
         config = self.config.pretrain if name == "pretrain" else self.config.finetune
         stage = TrainStage(
-            name, network, self.data, config, self.fabric, seed=self.config.seed, compiled=self.config.hardware.compile
+            name,
+            network,
+            self.data,
+            config,
+            self._teacher(config),
+            self.fabric,
+            seed=self.config.seed,
+            compiled=self.config.hardware.compile,
         )
         seconds = run_stage(stage, self.run, seed=self.config.seed, rank=self.fabric.global_rank)
         if self.run.writes:
@@ -246,6 +270,7 @@ class Pipeline:
             "host_options": dict(architecture.options),
             "architecture": self.config.architecture,
             "strategy": self.config.search.strategy if self.config.architecture == "search" else None,
+            "teachers": self.teachers(),
             "images": {part: self.data.size(part) for part in ("train", "validation", "test")},
             "seconds": seconds,
         }

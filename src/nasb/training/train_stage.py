@@ -15,7 +15,6 @@ from nasb.training.evaluation import Score, evaluate
 from nasb.training.loop import Stage
 from nasb.training.optimization import (
     create_optimizer,
-    create_teacher,
     distillation_loss,
     learning_rate,
     set_learning_rate,
@@ -36,6 +35,7 @@ class TrainStage(Stage):
         network: its binary layers stand in the phase of the stage.
         data: images.
         config: options of the stage.
+        teacher: frozen real network whose soft labels are learned, or None.
         fabric: devices and precision.
         seed: of the run.
         compiled: run the forward pass through torch.compile.
@@ -47,6 +47,7 @@ class TrainStage(Stage):
         network: nn.Module,
         data: ImageData,
         config: StageConfig,
+        teacher: nn.Module | None,
         fabric: "Fabric",
         *,
         seed: int,
@@ -60,9 +61,9 @@ class TrainStage(Stage):
         forward = cast(nn.Module, torch.compile(network)) if compiled else network
         self.model, self.fabric_optimizer = fabric.setup(forward, self.optimizer)
         self.averaged = _moving_average(network, config.ema)
-        self.teacher = create_teacher(config, data.num_classes, data.input_shape[0])
-        if self.teacher is not None:
-            self.teacher = self.teacher.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.teacher = teacher
+        if teacher is not None:
+            teacher.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.score = Score()
 
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
