@@ -27,12 +27,13 @@ struct ConvShape {
   int64_t macs() const { return int64_t{1} * pixels() * out_channels * group_inputs() * taps(); }
 };
 
-enum class BinaryKernel { kReference, kPortable, kLookup };
+enum class BinaryKernel { kReference, kPortable, kWords, kLookup };
 
 class BinaryConv {
  public:
   // weights: [out_channels][kernel_height][kernel_width][ceil(group inputs / 8)], bit 1 means -1, padding bits 0.
-  // `isa` computes the look-ups (kLookup) and, for every kernel, what follows the sum.
+  // `isa` computes the sums (kLookup, kWords; where it has no such kernel, the portable set does) and, for every kernel,
+  // what follows them.
   BinaryConv(const ConvShape& shape, int pad_value, const uint8_t* weights, BinaryKernel kernel, const Isa& isa);
 
   size_t shared_bytes() const { return shared_bytes_; }  // scratch of the whole call
@@ -40,19 +41,21 @@ class BinaryConv {
   const ConvShape& shape() const { return shape_; }
   std::string kernel_name() const;
 
-  // signs: nibbles [in pixels][ceil(in_channels / 4)].
-  void run(const uint8_t* signs, const Epilogue& epilogue, ThreadPool& pool, uint8_t* shared, uint8_t* threads) const;
+  // signs: [in pixels][ceil(in_channels / 32)] words.
+  void run(const uint32_t* signs, const Epilogue& epilogue, ThreadPool& pool, uint8_t* shared, uint8_t* threads) const;
 
  private:
   struct Entry {  // one column of pair codes
     int first, second, second_row;
   };
 
-  void pack_for_lookup(const uint8_t* weights);
-  void run_lookup(const uint8_t* signs, const Epilogue&, ThreadPool&, uint8_t* shared, uint8_t* threads) const;
-  void run_words(const uint8_t* signs, const Epilogue&, ThreadPool&, uint8_t* shared, uint8_t* threads) const;
-  void run_reference(const uint8_t* signs, const Epilogue&, ThreadPool&, uint8_t* threads) const;
-  void regroup(const uint8_t* signs, uint8_t* grouped, ThreadPool& pool) const;
+  void pack_for_lookup();
+  void pack_for_words();
+  void run_lookup(const uint32_t* signs, const Epilogue&, ThreadPool&, uint8_t* shared, uint8_t* threads) const;
+  void run_words(const uint32_t* signs, const Epilogue&, ThreadPool&, uint8_t* shared, uint8_t* threads) const;
+  void run_reference(const uint32_t* signs, const Epilogue&, ThreadPool&, uint8_t* threads) const;
+  void regroup(const uint32_t* signs, uint32_t* grouped, ThreadPool& pool) const;
+  void copy_padded(const uint32_t* signs, uint32_t* padded, ThreadPool& pool) const;
   float base(int pixel) const;
   int taps_inside(int pixel) const;
   bool weight_bit(int output, int tap, int input) const;
@@ -61,14 +64,22 @@ class BinaryConv {
   int pad_value_;
   BinaryKernel kernel_;
   const Isa& isa_;
-  int group_nibbles_;        // ceil(group inputs / 4)
-  bool ragged_groups_;       // a group's channels do not begin at a nibble
+  int group_words_;    // ceil(group inputs / 32)
+  bool ragged_groups_;  // a group's channels do not begin at a word
   std::vector<uint8_t> file_weights_;  // as in the file (reference)
-  std::vector<uint64_t> words_;        // portable: [output][tap][words]
-  std::vector<uint8_t> lookup_;        // lookup: [group][block][nibble][kBlock]
+  int blocks_ = 0, tile_ = 0;          // blocks of kBlock output channels in a group; pairs or pixels of a work item
   std::vector<int32_t> offsets_;
+  // Look-up:
+  int group_nibbles_;                  // ceil(group inputs / 4)
+  std::vector<uint8_t> lookup_;        // [group][block][nibble][kBlock]
   std::vector<Entry> entries_;
-  int entry_step_ = 1, wrap_ = -1, code_rows_ = 0, blocks_ = 0, tile_ = 0;
+  int entry_step_ = 1, wrap_ = -1, code_rows_ = 0;
+  // Words:
+  std::vector<uint32_t> words_;        // [group][block][word][kBlock]
+  bool copies_ = false;                // the input gets a border
+  int padded_height_ = 0, padded_width_ = 0;
+  std::vector<int> corrected_;         // of each pixel: its row in corrections_, or -1
+  std::vector<float> corrections_;     // [kinds of border][group][block][kBlock]
   size_t shared_bytes_ = 0, thread_bytes_ = 0, grouped_bytes_ = 0;
 };
 

@@ -17,6 +17,7 @@ namespace {
 struct Candidate {
   const char* name;
   const Isa* isa;      // null: not compiled for this architecture
+  BinaryKernel kernel;
   bool supported;
 };
 
@@ -28,17 +29,21 @@ std::vector<Candidate> candidates() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  c.push_back({"avx512", &isa_avx512(), avx512});
-  c.push_back({"avx2", &isa_avx2(), avx2});
-  c.push_back({"neon", nullptr, false});
+  const bool popcount = avx512 && __builtin_cpu_supports("avx512vpopcntdq");
+  c.push_back({"avx512_vpopcntdq", &isa_avx512_vpopcntdq(), BinaryKernel::kWords, popcount});
+  c.push_back({"avx512", &isa_avx512(), BinaryKernel::kLookup, avx512});
+  c.push_back({"avx2", &isa_avx2(), BinaryKernel::kLookup, avx2});
+  c.push_back({"neon", nullptr, BinaryKernel::kLookup, false});
 #elif defined(__aarch64__)
-  c.push_back({"neon", &isa_neon(), true});
-  c.push_back({"avx512", nullptr, false});
-  c.push_back({"avx2", nullptr, false});
+  c.push_back({"neon", &isa_neon(), BinaryKernel::kLookup, true});
+  c.push_back({"avx512_vpopcntdq", nullptr, BinaryKernel::kLookup, false});
+  c.push_back({"avx512", nullptr, BinaryKernel::kLookup, false});
+  c.push_back({"avx2", nullptr, BinaryKernel::kLookup, false});
 #else
-  c.push_back({"avx512", nullptr, false});
-  c.push_back({"avx2", nullptr, false});
-  c.push_back({"neon", nullptr, false});
+  c.push_back({"avx512_vpopcntdq", nullptr, BinaryKernel::kLookup, false});
+  c.push_back({"avx512", nullptr, BinaryKernel::kLookup, false});
+  c.push_back({"avx2", nullptr, BinaryKernel::kLookup, false});
+  c.push_back({"neon", nullptr, BinaryKernel::kLookup, false});
 #endif
   return c;
 }
@@ -55,9 +60,9 @@ struct Memory {
 
 struct Result {
   std::vector<float> values;
-  std::vector<uint8_t> nibbles;
+  std::vector<uint32_t> words;
   bool operator==(const Result& o) const {
-    return values.size() == o.values.size() && nibbles == o.nibbles &&
+    return values.size() == o.values.size() && words == o.words &&
            std::memcmp(values.data(), o.values.data(), values.size() * sizeof(float)) == 0;
   }
 };
@@ -66,10 +71,10 @@ struct Result {
 Result run_check(const ConvShape& s, int pad_value, Rectify rectify, bool residual, BinaryKernel kernel, const Isa& isa) {
   std::mt19937 random(1);
   const auto bit = [&] { return random() & 1; };
-  const int nibbles = (s.in_channels + 3) / 4, inputs = s.group_inputs(), bytes = (inputs + 7) / 8;
-  std::vector<uint8_t> signs(static_cast<size_t>(s.in_height) * s.in_width * nibbles, 0);
-  for (size_t p = 0; p < signs.size() / nibbles; ++p)
-    for (int c = 0; c < s.in_channels; ++c) signs[p * nibbles + c / 4] |= static_cast<uint8_t>(bit() << (c % 4));
+  const int words = (s.in_channels + 31) / 32, inputs = s.group_inputs(), bytes = (inputs + 7) / 8;
+  std::vector<uint32_t> signs(static_cast<size_t>(s.in_height) * s.in_width * words, 0);
+  for (size_t p = 0; p < signs.size() / words; ++p)
+    for (int c = 0; c < s.in_channels; ++c) signs[p * words + c / 32] |= static_cast<uint32_t>(bit()) << (c % 32);
   std::vector<uint8_t> weights(static_cast<size_t>(s.out_channels) * s.taps() * bytes, 0);
   for (size_t r = 0; r < weights.size() / bytes; ++r)
     for (int c = 0; c < inputs; ++c) weights[r * bytes + c / 8] |= static_cast<uint8_t>(bit() << (c % 8));
@@ -83,7 +88,7 @@ Result run_check(const ConvShape& s, int pad_value, Rectify rectify, bool residu
                            shift = values(channels + kBlock), threshold = values(channels + kBlock), added = values(pixels * channels);
   Result r;
   r.values.assign(pixels * channels, -1);
-  r.nibbles.assign(pixels * ((channels + 3) / 4), 0xFF);
+  r.words.assign(pixels * ((channels + 31) / 32), ~0u);
   Epilogue e;
   e.scale = scale.data(), e.bias = bias.data();
   e.residual = residual ? added.data() : nullptr;
@@ -91,9 +96,9 @@ Result run_check(const ConvShape& s, int pad_value, Rectify rectify, bool residu
   e.slope = slope.data(), e.shift_in = shift.data(), e.shift_out = bias.data();
   e.output = r.values.data();
   e.channels = s.out_channels;
-  if (s.groups == 1 || s.group_outputs() % 4 == 0) {
+  if (s.groups == 1 || s.group_outputs() % 32 == 0) {
     e.sign_outputs = 1;
-    e.signs[0] = {threshold.data(), r.nibbles.data(), (s.out_channels + 3) / 4};
+    e.signs[0] = {threshold.data(), r.words.data(), (s.out_channels + 31) / 32};
   }
   BinaryConv conv(s, pad_value, weights.data(), kernel, isa);
   ThreadPool alone(1);
@@ -103,7 +108,7 @@ Result run_check(const ConvShape& s, int pad_value, Rectify rectify, bool residu
 }
 
 // Whether an instruction set gives the reference's bits on shapes that reach each of its paths. Returns what differs, or "".
-std::string check(const Isa& isa) {
+std::string check(BinaryKernel kernel, const Isa& isa) {
   struct Case {
     int channels, outputs, size, kernel, stride, pad, dilation, groups, pad_value;
     Rectify rectify;
@@ -125,7 +130,7 @@ std::string check(const Isa& isa) {
     s.dilation_height = s.dilation_width = c.dilation;
     s.pad_top = s.pad_left = c.pad;
     s.out_height = s.out_width = (c.size + 2 * c.pad - c.dilation * (c.kernel - 1) - 1) / c.stride + 1;
-    if (!(run_check(s, c.pad_value, c.rectify, c.residual, BinaryKernel::kLookup, isa) ==
+    if (!(run_check(s, c.pad_value, c.rectify, c.residual, kernel, isa) ==
           run_check(s, c.pad_value, c.rectify, c.residual, BinaryKernel::kReference, isa_portable())))
       return std::to_string(c.channels) + " to " + std::to_string(c.outputs) + " channels, " + std::to_string(c.kernel) + "x" +
              std::to_string(c.kernel) + ", stride " + std::to_string(c.stride) + ": differs from the reference";
@@ -135,8 +140,8 @@ std::string check(const Isa& isa) {
 
 struct State {
   std::vector<KernelInfo> infos;
-  std::vector<const Isa*> isas;  // of each info; null for reference and portable
-  const Isa* best = nullptr;     // verified
+  std::vector<Choice> choices;  // of each info
+  Choice best{BinaryKernel::kPortable, nullptr};  // verified
 };
 
 // Looked at once per process.
@@ -153,20 +158,19 @@ const State& state() {
       else if (!info.supported)
         info.note = "this CPU does not have it";
       else
-        info.note = check(*c.isa);
+        info.note = check(c.kernel, *c.isa);
       info.verified = info.supported && info.note.empty();
-      if (info.verified && !made.best) made.best = c.isa;
+      if (info.verified && !made.best.isa) made.best = {c.kernel, c.isa};
       made.infos.push_back(info);
-      made.isas.push_back(c.isa);
+      made.choices.push_back({c.kernel, c.isa});
     }
+    if (!made.best.isa) made.best.isa = &isa_portable();
     for (const char* name : {"portable", "reference"}) {
       KernelInfo info;
       info.name = name;
       info.compiled = info.supported = info.verified = true;
       made.infos.push_back(info);
-      made.isas.push_back(nullptr);
     }
-    if (!made.best) made.best = &isa_portable();
     return made;
   }();
   return s;
@@ -176,16 +180,18 @@ const State& state() {
 
 Choice choose_kernel(const std::string& name) {
   const State& s = state();
-  if (name.empty()) return {s.best == &isa_portable() ? BinaryKernel::kPortable : BinaryKernel::kLookup, s.best};
-  if (name == "portable") return {BinaryKernel::kPortable, s.best};
-  if (name == "reference") return {BinaryKernel::kReference, s.best};
+  if (name.empty()) return s.best;
+  for (size_t i = 0; i < s.choices.size(); ++i)
+    if (s.infos[i].name == name && s.infos[i].verified) return s.choices[i];
+  // The plain kernels compute sums; what is real-valued stays with the best set, so that results agree.
+  if (name == "portable") return {BinaryKernel::kPortable, s.best.isa};
+  if (name == "reference") return {BinaryKernel::kReference, s.best.isa};
   std::string known;
   for (size_t i = 0; i < s.infos.size(); ++i) {
     const KernelInfo& info = s.infos[i];
     known += (i ? ", " : "") + info.name;
     if (info.name != name) continue;
-    if (!info.verified) throw Error(ErrorCode::kArgument, "kernel \"" + name + "\" cannot be used: " + info.note);
-    return {BinaryKernel::kLookup, s.isas[i]};
+    throw Error(ErrorCode::kArgument, "kernel \"" + name + "\" cannot be used: " + info.note);
   }
   throw Error(ErrorCode::kArgument, "kernel \"" + name + "\" is not known; known: " + known);
 }

@@ -14,7 +14,7 @@ struct Tensor {
   std::string name;  // the ONNX value's
   int channels = 0, height = 1, width = 1;
   bool flat = false;    // [N, channels] in the file
-  bool binary = false;  // signs, 4 a byte
+  bool binary = false;  // signs
   int64_t elements() const { return int64_t{1} * channels * height * width; }
 };
 

@@ -431,6 +431,7 @@ void check_graph(Model* model, const Offsets& offsets) {
     const auto fail = [&](const std::string& problem) {
       damaged("node " + quoted(node.name) + " (" + node.op + "): " + problem, offsets.nodes[i]);
     };
+    if (model->opsets.count(node.domain) == 0) fail("the file names no opset of the domain " + quoted(node.domain));
     for (const std::string& input : node.inputs) {
       if (!input.empty() && defined.count(input) == 0) fail("its input " + quoted(input) + " is not defined before it");
     }
@@ -571,6 +572,7 @@ Model read(const uint8_t* data, size_t size) {
   }
   if (!has_graph) throw Error(ErrorCode::kFile, "not an ONNX file: it holds no graph");
   if (model.ir_version < 1) throw Error(ErrorCode::kFile, "not an ONNX file, or damaged: it has no ir_version");
+  if (model.opsets.empty()) throw Error(ErrorCode::kFile, "not an ONNX file, or damaged: it names no opset");
   check_graph(&model, offsets);
   return model;
 }

@@ -133,8 +133,8 @@ class Planner {
     if (!f.scale.empty() && f.bias.empty()) f.bias.assign(f.scale.size(), 0);
     step.output = current;
     bool others = kept_[current];
-    // Signs are packed a nibble at a time: a group's channels must begin at one.
-    const bool packs = layer.shape.groups <= 1 || layer.shape.group_outputs() % 4 == 0 || !is_convolution(layer);
+    // Signs are packed a word at a time: a group's channels must begin at one.
+    const bool packs = layer.shape.groups <= 1 || layer.shape.group_outputs() % 32 == 0 || !is_convolution(layer);
     for (int reader : readers_[current]) {
       const Layer& l = graph_.layers[reader];
       const bool first = layer.op == Op::kBinarize;
@@ -233,7 +233,7 @@ class Planner {
       const Tensor& x = graph_.tensors[t];
       const size_t pixels = static_cast<size_t>(x.height) * x.width;
       // One vector more than the tensor: an aligned tail may be read whole.
-      bytes[t] = align((x.binary ? pixels * ((x.channels + 3) / 4) : pixels * x.channels * sizeof(float)) + kAlign);
+      bytes[t] = align((x.binary ? pixels * ((x.channels + 31) / 32) * sizeof(uint32_t) : pixels * x.channels * sizeof(float)) + kAlign);
       order.push_back(static_cast<int>(t));
     }
     std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return bytes[a] > bytes[b]; });

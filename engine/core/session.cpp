@@ -42,11 +42,11 @@ void fill_image_tensor(const Tensor& t, const float* image, float* to) {
 // A tensor as the user knows it: channels first; signs as -1 and +1.
 void hand_out(const Tensor& t, const Workspace& w, int id, float* to) {
   const size_t plane = static_cast<size_t>(t.height) * t.width;
-  const int nibbles = (t.channels + 3) / 4;
+  const int words = (t.channels + 31) / 32;
   for (size_t p = 0; p < plane; ++p)
     for (int c = 0; c < t.channels; ++c)
       to[c * plane + p] = !t.binary ? w.floats(id)[p * t.channels + c]
-                          : w.nibbles(id)[p * nibbles + c / 4] >> (c % 4) & 1 ? -1.0f
+                          : w.words(id)[p * words + c / 32] >> (c % 32) & 1 ? -1.0f
                                                                               : 1.0f;
 }
 

@@ -26,7 +26,7 @@ class BinaryConvStep : public Step {
     thread_bytes = conv_.thread_bytes();
   }
   void run(const Workspace& w, ThreadPool& pool) const override {
-    conv_.run(w.nibbles(inputs[0]), epilogue(w), pool, w.shared, w.threads);
+    conv_.run(w.words(inputs[0]), epilogue(w), pool, w.shared, w.threads);
   }
   std::string kernel() const override { return conv_.kernel_name(); }
 
@@ -338,7 +338,7 @@ Epilogue Step::epilogue(const Workspace& w) const {
   e.output = fused.store ? w.floats(output) : nullptr;
   e.channels = output_channels;
   for (const Fused::Sign& s : fused.signs)
-    e.signs[e.sign_outputs++] = {s.thresholds.data(), w.nibbles(s.tensor), (output_channels + 3) / 4};
+    e.signs[e.sign_outputs++] = {s.thresholds.data(), w.words(s.tensor), (output_channels + 31) / 32};
   return e;
 }
 

@@ -12,7 +12,8 @@
 
 namespace nasb {
 
-// Memory of one running call. Tensors are [height][width][channels] floats, or nibbles [height][width][ceil(channels / 4)].
+// Memory of one running call. Tensors are [height][width][channels] floats, or words of
+// signs [height][width][ceil(channels / 32)].
 struct Workspace {
   const float* image = nullptr;  // [channels][height][width]
   uint8_t* arena = nullptr;
@@ -21,7 +22,7 @@ struct Workspace {
   uint8_t* threads = nullptr;
 
   float* floats(int tensor) const { return reinterpret_cast<float*>(arena + (*offsets)[tensor]); }
-  uint8_t* nibbles(int tensor) const { return arena + (*offsets)[tensor]; }
+  uint32_t* words(int tensor) const { return reinterpret_cast<uint32_t*>(arena + (*offsets)[tensor]); }
 };
 
 // What follows a step's sums; parameters are padded for the kernels.

@@ -9,24 +9,6 @@
 namespace nasb {
 namespace {
 
-// Spreads 8 nibbles of a 32-bit word over 8 bytes.
-inline uint64_t spread_nibbles(uint32_t word) {
-  uint64_t x = word;
-  x = (x | x << 16) & 0x0000FFFF0000FFFFull;
-  x = (x | x << 8) & 0x00FF00FF00FF00FFull;
-  return (x | x << 4) & 0x0F0F0F0F0F0F0F0Full;
-}
-
-inline void store_nibbles(uint8_t* to, uint32_t bits, int channels) {
-  if (channels >= 32) {
-    const uint64_t bytes = spread_nibbles(bits);
-    __builtin_memcpy(to, &bytes, 8);
-    return;
-  }
-  bits &= (1u << channels) - 1;
-  for (int i = 0; i * 4 < channels; ++i) to[i] = bits >> (4 * i) & 15;
-}
-
 enum { kNoScale, kBias, kScaleBias };
 
 template <class F, int kAffine, bool kResidual, int kRectify>
@@ -68,7 +50,8 @@ void epilogue_rows(const Epilogue& e, const float* acc, int first_pixel, int pix
         uint32_t bits = 0;
         for (int g = 0; g < kVectors; ++g)
           bits |= static_cast<uint32_t>(F::below(v[g], F::load(sign.threshold + k + g * kLanes))) << (g * kLanes);
-        store_nibbles(sign.nibbles + row * sign.stride + k / 4, bits, rest);
+        if (rest < 32) bits &= (1u << rest) - 1;
+        sign.words[row * sign.stride + k / 32] = bits;
       }
     }
   }

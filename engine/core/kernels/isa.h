@@ -17,10 +17,11 @@ constexpr int kBlock = 64;
 // where rectify is ReLU, or PReLU with a slope for each channel; only the shifted PReLU has shifts.
 enum class Rectify : int { kNone = 0, kRelu = 1, kPrelu = 2, kShiftedPrelu = 3 };
 
+// Signs are packed 32 channels a word, lowest bit first; bit 1 means -1, padding bits are 0.
 struct SignOutput {
   const float* threshold;  // [channels, padded to kBlock]
-  uint8_t* nibbles;        // [pixels][stride]: 4 channels a byte, bit 1 means -1
-  int stride;              // bytes of a pixel: ceil(channels / 4)
+  uint32_t* words;         // [pixels][stride]
+  int stride;              // words of a pixel: ceil(channels / 32)
 };
 
 constexpr int kMaxSignOutputs = 8;
@@ -57,6 +58,21 @@ struct LutTile {
   uint16_t* partial;             // scratch [2 * pair_count][kBlock]
 };
 
+// A binary convolution by xor and popcount, as a tile of output pixels sees it.
+struct WordLayer {
+  const uint32_t* weights;  // [blocks][words][kBlock]
+  const int32_t* offsets;   // [words]: from a pixel's first word, in words
+  int words;                // of one output: taps * ceil(channels / 32)
+};
+
+struct WordTile {
+  const uint32_t* const* pixels;      // [pixel_count]: each pixel's first word
+  const float* base;                  // [pixel_count]: the sum where no bit differs
+  const float* const* corrections;    // [pixel_count]: [kBlock] to add for the block, or null: see BinaryConv
+  int pixel_count;
+  int first_pixel;
+};
+
 // A real convolution as a tile of output pixels sees it: the sum over segments of contiguous inputs.
 struct GemmLayer {
   const float* weights;  // [ceil(channels / columns)][depth][columns], columns = Isa::gemm_columns
@@ -71,10 +87,13 @@ struct Isa {
   const char* name;
   // Applies `e` to accumulators [pixel_count][kBlock] of the channels from `channel` on.
   void (*epilogue)(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel, int channel_count);
-  // Pair codes: codes[i] = first[i] * 16 + second[i] * 512.
-  void (*pair_codes)(const uint8_t* first, const uint8_t* second, uint16_t* codes, int count);
+  // Pair codes of `count` nibbles: codes[i] = nibble i of first * 16 + nibble i of second * 512. A null pointer is a pixel outside
+  // of the image, with the states `outside` [count].
+  void (*pair_codes)(const uint32_t* first, const uint32_t* second, const uint8_t* outside, uint16_t* codes, int count);
   // Sums of one block of kBlock channels for a tile, handed to `e` with the channel offset `channel`. Null: the set has none.
   void (*lut_tile)(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel, int channel_count);
+  // The same by xor and popcount. Null: the look-up is better there.
+  void (*word_tile)(const WordLayer& layer, const WordTile& tile, int block, const Epilogue& e, int channel, int channel_count);
   int (*lut_lane)(int position);  // which of a block's kBlock channels a weight byte stands for
   // Sums of a tile of pixels for all channels; inputs[i]: first input of pixel i. scratch: [pixel_count][kBlock].
   int gemm_columns;
@@ -90,6 +109,7 @@ const Isa& isa_portable();
 #if defined(__x86_64__)
 const Isa& isa_avx2();
 const Isa& isa_avx512();
+const Isa& isa_avx512_vpopcntdq();
 #elif defined(__aarch64__)
 const Isa& isa_neon();
 #endif

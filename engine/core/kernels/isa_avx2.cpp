@@ -74,21 +74,33 @@ void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilo
     lut_block<Bytes, Floats, 4, 1>(layer, tile, weights, e, channel, channel_count);
 }
 
-void pair_codes(const uint8_t* first, const uint8_t* second, uint16_t* codes, int count) {
+// 16 nibbles of 8 bytes, one a byte.
+__m128i nibbles(const uint8_t* bits) {
+  const __m128i x = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bits)), low = _mm_set1_epi8(15);
+  return _mm_unpacklo_epi8(_mm_and_si128(x, low), _mm_and_si128(_mm_srli_epi16(x, 4), low));
+}
+
+void pair_codes(const uint32_t* first, const uint32_t* second, const uint8_t* outside, uint16_t* codes, int count) {
+  const uint8_t* a = reinterpret_cast<const uint8_t*>(first);
+  const uint8_t* b = reinterpret_cast<const uint8_t*>(second);
   int i = 0;
   for (; i + 16 <= count; i += 16) {
-    const __m256i a = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(first + i)));
-    const __m256i b = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(second + i)));
-    const __m256i code = _mm256_or_si256(_mm256_slli_epi16(a, 4), _mm256_slli_epi16(b, 9));
+    const __m128i fill = _mm_loadu_si128(reinterpret_cast<const __m128i*>(outside + i));
+    const __m256i x = _mm256_cvtepu8_epi16(a ? nibbles(a + i / 2) : fill);
+    const __m256i y = _mm256_cvtepu8_epi16(b ? nibbles(b + i / 2) : fill);
+    const __m256i code = _mm256_or_si256(_mm256_slli_epi16(x, 4), _mm256_slli_epi16(y, 9));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), code);
   }
-  for (; i < count; ++i) codes[i] = first[i] << 4 | second[i] << 9;
+  for (; i < count; ++i) {
+    const int x = a ? a[i / 2] >> (i % 2 * 4) & 15 : outside[i], y = b ? b[i / 2] >> (i % 2 * 4) & 15 : outside[i];
+    codes[i] = static_cast<uint16_t>(x << 4 | y << 9);
+  }
 }
 
 }  // namespace
 
 const Isa& isa_avx2() {
-  static const Isa isa = {"avx2",  epilogue<Floats>, pair_codes,           lut_tile,        lut_lane<Bytes>,
+  static const Isa isa = {"avx2",  epilogue<Floats>, pair_codes,           lut_tile, nullptr,       lut_lane<Bytes>,
                           16,      gemm_tile<Floats, 6, 2>, pool<Floats>, depthwise<Floats>};
   return isa;
 }

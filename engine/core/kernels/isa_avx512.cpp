@@ -1,33 +1,12 @@
 // AVX-512 (F, BW, VL, DQ): 64 bytes, 16 floats, 32 registers.
 #include <immintrin.h>
 
+#include "floats_avx512.h"
 #include "gemm.h"
 #include "lut.h"
 
 namespace nasb {
 namespace {
-
-struct Floats {
-  static constexpr int kLanes = 16;
-  __m512 v;
-  static Floats load(const float* p) { return {_mm512_loadu_ps(p)}; }
-  static Floats fill(float x) { return {_mm512_set1_ps(x)}; }
-  static __mmask16 lanes(int n) { return n >= 16 ? 0xFFFF : n <= 0 ? 0 : (1u << n) - 1; }
-  static Floats load_part(const float* p, int n) { return {_mm512_maskz_loadu_ps(lanes(n), p)}; }
-  void store(float* p) const { _mm512_storeu_ps(p, v); }
-  void store_part(float* p, int n) const { _mm512_mask_storeu_ps(p, lanes(n), v); }
-  Floats operator+(Floats o) const { return {_mm512_add_ps(v, o.v)}; }
-  Floats operator*(Floats o) const { return {_mm512_mul_ps(v, o.v)}; }
-  static Floats multiply_add(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-  static Floats max(Floats y, Floats x) {  // NaN in either gives NaN
-    return {_mm512_mask_max_ps(y.v, _mm512_cmp_ps_mask(y.v, y.v, _CMP_ORD_Q), y.v, x.v)};
-  }
-  static Floats relu(Floats x) { return {_mm512_max_ps(_mm512_setzero_ps(), x.v)}; }
-  static Floats negative_or(Floats x, Floats y) {
-    return {_mm512_mask_mov_ps(x.v, _mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_LT_OQ), y.v)};
-  }
-  static int below(Floats x, Floats t) { return _mm512_cmp_ps_mask(x.v, t.v, _CMP_NGE_UQ); }
-};
 
 struct Bytes {
   static constexpr int kBytes = 64;
@@ -68,21 +47,33 @@ void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilo
   lut_block<Bytes, Floats, 6, 1>(layer, tile, weights, e, channel, channel_count);
 }
 
-void pair_codes(const uint8_t* first, const uint8_t* second, uint16_t* codes, int count) {
+// 16 nibbles of 8 bytes, one a byte.
+__m128i nibbles(const uint8_t* bits) {
+  const __m128i x = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bits)), low = _mm_set1_epi8(15);
+  return _mm_unpacklo_epi8(_mm_and_si128(x, low), _mm_and_si128(_mm_srli_epi16(x, 4), low));
+}
+
+void pair_codes(const uint32_t* first, const uint32_t* second, const uint8_t* outside, uint16_t* codes, int count) {
+  const uint8_t* a = reinterpret_cast<const uint8_t*>(first);
+  const uint8_t* b = reinterpret_cast<const uint8_t*>(second);
   int i = 0;
   for (; i + 16 <= count; i += 16) {
-    const __m256i a = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(first + i)));
-    const __m256i b = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(second + i)));
-    const __m256i code = _mm256_or_si256(_mm256_slli_epi16(a, 4), _mm256_slli_epi16(b, 9));
+    const __m128i fill = _mm_loadu_si128(reinterpret_cast<const __m128i*>(outside + i));
+    const __m256i x = _mm256_cvtepu8_epi16(a ? nibbles(a + i / 2) : fill);
+    const __m256i y = _mm256_cvtepu8_epi16(b ? nibbles(b + i / 2) : fill);
+    const __m256i code = _mm256_or_si256(_mm256_slli_epi16(x, 4), _mm256_slli_epi16(y, 9));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), code);
   }
-  for (; i < count; ++i) codes[i] = first[i] << 4 | second[i] << 9;
+  for (; i < count; ++i) {
+    const int x = a ? a[i / 2] >> (i % 2 * 4) & 15 : outside[i], y = b ? b[i / 2] >> (i % 2 * 4) & 15 : outside[i];
+    codes[i] = static_cast<uint16_t>(x << 4 | y << 9);
+  }
 }
 
 }  // namespace
 
 const Isa& isa_avx512() {
-  static const Isa isa = {"avx512",  epilogue<Floats>, pair_codes,           lut_tile,        lut_lane<Bytes>,
+  static const Isa isa = {"avx512",  epilogue<Floats>, pair_codes,           lut_tile, nullptr,       lut_lane<Bytes>,
                           32,      gemm_tile<Floats, 12, 2>, pool<Floats>, depthwise<Floats>};
   return isa;
 }

@@ -51,14 +51,44 @@ struct Floats {
   }
 };
 
-void pair_codes(const uint8_t* first, const uint8_t* second, uint16_t* codes, int count) {
-  for (int i = 0; i < count; ++i) codes[i] = static_cast<uint16_t>(first[i] << 4 | second[i] << 9);
+void pair_codes(const uint32_t* first, const uint32_t* second, const uint8_t* outside, uint16_t* codes, int count) {
+  const auto state = [&](const uint32_t* words, int i) {
+    return words ? static_cast<int>(words[i / 8] >> (i % 8 * 4) & 15) : outside[i];
+  };
+  for (int i = 0; i < count; ++i) codes[i] = static_cast<uint16_t>(state(first, i) << 4 | state(second, i) << 9);
+}
+
+// Bits of a word by adding neighbours, so that a compiler makes vectors of the loop over channels.
+inline uint32_t bits_set(uint32_t x) {
+  x -= x >> 1 & 0x55555555u;
+  x = (x & 0x33333333u) + (x >> 2 & 0x33333333u);
+  x = (x + (x >> 4)) & 0x0F0F0F0Fu;
+  x += x >> 8;
+  return (x + (x >> 16)) & 63;
+}
+
+void word_tile(const WordLayer& layer, const WordTile& tile, int block, const Epilogue& e, int channel, int channel_count) {
+  const uint32_t* weights = layer.weights + static_cast<size_t>(block) * layer.words * kBlock;
+  float acc[kBlock];
+  uint32_t count[kBlock];
+  for (int p = 0; p < tile.pixel_count; ++p) {
+    for (int c = 0; c < kBlock; ++c) count[c] = 0;
+    for (int i = 0; i < layer.words; ++i) {
+      const uint32_t a = tile.pixels[p][layer.offsets[i]];
+      const uint32_t* w = weights + static_cast<size_t>(i) * kBlock;
+      for (int c = 0; c < kBlock; ++c) count[c] += bits_set(a ^ w[c]);
+    }
+    const float* correction = tile.corrections[p];
+    for (int c = 0; c < kBlock; ++c)
+      acc[c] = tile.base[p] - 2.0f * static_cast<float>(count[c]) + (correction ? correction[c] : 0.0f);
+    epilogue<Floats>(e, acc, tile.first_pixel + p, 1, channel, channel_count);
+  }
 }
 
 }  // namespace
 
 const Isa& isa_portable() {
-  static const Isa isa = {"portable", epilogue<Floats>,        pair_codes,      nullptr,     nullptr, 16,
+  static const Isa isa = {"portable", epilogue<Floats>,        pair_codes,      nullptr, word_tile,     nullptr, 16,
                           gemm_tile<Floats, 2, 2>, pool<Floats>, depthwise<Floats>};
   return isa;
 }
