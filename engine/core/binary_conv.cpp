@@ -245,16 +245,22 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
   pool.parallel(tiles * splits, compute);
 }
 
+// Where an output's first word stands.
+size_t BinaryConv::word_at(int group, int output, int words) const {
+  const size_t lane = static_cast<size_t>(group) * blocks_ * kBlock + output;
+  return lane / kSlice * kSlice * words + lane % kSlice;
+}
+
 void BinaryConv::pack_for_words() {
   const ConvShape &s = shape_, &f = flat_;
   const int outputs = s.group_outputs(), inputs = s.group_inputs(), words = s.taps() * group_words_;
   words_.assign(static_cast<size_t>(s.groups) * blocks_ * words * kBlock, 0);
   for (int o = 0; o < s.out_channels; ++o) {
     const int g = o / outputs, own = o % outputs;
-    uint32_t* to = words_.data() + (static_cast<size_t>(g) * blocks_ + own / kBlock) * words * kBlock + own % kBlock;
+    uint32_t* to = words_.data() + word_at(g, own, words);
     for (int t = 0; t < s.taps(); ++t)
       for (int c = 0; c < inputs; ++c)
-        to[static_cast<size_t>(t * group_words_ + c / 32) * kBlock] |= uint32_t{weight_bit(o, t, c)} << (c % 32);
+        to[static_cast<size_t>(t * group_words_ + c / 32) * kSlice] |= uint32_t{weight_bit(o, t, c)} << (c % 32);
   }
   padded_height_ = (f.out_height - 1) * f.stride_height + (f.kernel_height - 1) * f.dilation_height + 1;
   padded_width_ = (f.out_width - 1) * f.stride_width + (f.kernel_width - 1) * f.dilation_width + 1;
@@ -290,7 +296,7 @@ void BinaryConv::pack_for_words() {
         int bits = 0;
         for (int t = 0; t < f.taps(); ++t)
           for (int i = 0; outside[t] && i < group_words_; ++i)
-            bits += __builtin_popcount(words_[(static_cast<size_t>(block) * words + t * group_words_ + i) * kBlock + c]);
+            bits += __builtin_popcount(words_[word_at(0, block * kBlock + c, words) + (t * group_words_ + i) * kSlice]);
         corrections_.push_back(2.0f * static_cast<float>(bits));
       }
   }

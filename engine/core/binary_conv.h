@@ -56,6 +56,7 @@ class BinaryConv {
   void run_reference(const uint32_t* signs, const Epilogue&, ThreadPool&, uint8_t* threads) const;
   void regroup(const uint32_t* signs, uint32_t* grouped, ThreadPool& pool) const;
   void copy_padded(const uint32_t* signs, uint32_t* padded, ThreadPool& pool) const;
+  size_t word_at(int group, int output, int words) const;
   float base(int pixel) const;
   int taps_inside(int pixel) const;
   bool weight_bit(int output, int tap, int input) const;
@@ -75,7 +76,7 @@ class BinaryConv {
   std::vector<Entry> entries_;
   int entry_step_ = 1, wrap_ = -1, code_rows_ = 0;
   // Words:
-  std::vector<uint32_t> words_;        // [group][block][word][kBlock]
+  std::vector<uint32_t> words_;        // [group][block][slice][word][kSlice]
   bool copies_ = false;                // the input gets a border
   int padded_height_ = 0, padded_width_ = 0;
   std::vector<int> corrected_;         // of each pixel: its row in corrections_, or -1

@@ -10,6 +10,8 @@ namespace nasb {
 
 // Rows of accumulators and parameters are padded to this many channels.
 constexpr int kBlock = 64;
+// Channels whose words stand together in memory.
+constexpr int kSlice = 32;
 
 // What happens to a channel's value after the sum, in this order; every rounding is one of plain fp32 (no fused
 // multiply-add), so that a fused step equals its parts run one by one:
@@ -60,7 +62,7 @@ struct LutTile {
 
 // A binary convolution by xor and popcount, as a tile of output pixels sees it.
 struct WordLayer {
-  const uint32_t* weights;  // [blocks][words][kBlock]
+  const uint32_t* weights;  // [blocks][kBlock / kSlice][words][kSlice]
   const int32_t* offsets;   // [words]: from a pixel's first word, in words
   int words;                // of one output: taps * ceil(channels / 32)
 };

@@ -68,20 +68,22 @@ inline uint32_t bits_set(uint32_t x) {
 }
 
 void word_tile(const WordLayer& layer, const WordTile& tile, int block, const Epilogue& e, int channel, int channel_count) {
-  const uint32_t* weights = layer.weights + static_cast<size_t>(block) * layer.words * kBlock;
   float acc[kBlock];
-  uint32_t count[kBlock];
-  for (int p = 0; p < tile.pixel_count; ++p) {
-    for (int c = 0; c < kBlock; ++c) count[c] = 0;
-    for (int i = 0; i < layer.words; ++i) {
-      const uint32_t a = tile.pixels[p][layer.offsets[i]];
-      const uint32_t* w = weights + static_cast<size_t>(i) * kBlock;
-      for (int c = 0; c < kBlock; ++c) count[c] += bits_set(a ^ w[c]);
+  uint32_t count[kSlice];
+  for (int lane = 0; lane < channel_count; lane += kSlice) {
+    const uint32_t* weights = layer.weights + static_cast<size_t>(block * kBlock + lane) * layer.words;
+    for (int p = 0; p < tile.pixel_count; ++p) {
+      for (int c = 0; c < kSlice; ++c) count[c] = 0;
+      for (int i = 0; i < layer.words; ++i) {
+        const uint32_t a = tile.pixels[p][layer.offsets[i]];
+        for (int c = 0; c < kSlice; ++c) count[c] += bits_set(a ^ weights[i * kSlice + c]);
+      }
+      const float* correction = tile.corrections[p];
+      for (int c = 0; c < kSlice; ++c)
+        acc[c] = tile.base[p] - 2.0f * static_cast<float>(count[c]) + (correction ? correction[lane + c] : 0.0f);
+      const int channels = channel_count - lane < kSlice ? channel_count - lane : kSlice;
+      epilogue<Floats>(e, acc, tile.first_pixel + p, 1, channel + lane, channels);
     }
-    const float* correction = tile.corrections[p];
-    for (int c = 0; c < kBlock; ++c)
-      acc[c] = tile.base[p] - 2.0f * static_cast<float>(count[c]) + (correction ? correction[c] : 0.0f);
-    epilogue<Floats>(e, acc, tile.first_pixel + p, 1, channel, channel_count);
   }
 }
 
