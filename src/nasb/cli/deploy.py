@@ -1,0 +1,61 @@
+"""nasb export: from a trained network to one ONNX file."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nasb.cli.parsing import parser
+
+if TYPE_CHECKING:
+    from nasb.deploy import Export
+
+
+def export_command(arguments: Sequence[str]) -> None:
+    """Write a trained network as ONNX."""
+    p = parser(
+        "export",
+        "ONNX file of a trained network, one bit per binary weight. The file is compared with the network before it "
+        "appears.",
+    )
+    p.add_argument("target", help="run directory or model.safetensors")
+    p.add_argument("-o", "--output", type=str, required=True, help="FILE.onnx")
+    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    values = p.parse_args(list(arguments))
+    if values.plugin is not None:
+        from nasb.plugin import load_plugin
+
+        load_plugin(values.plugin)
+    from nasb.deploy import check_path, export_model
+    from nasb.model_file import load_target
+
+    check_path(values.output)
+    result = export_model(load_target(values.target), values.output)
+    if values.json:
+        print(json.dumps(result.to_dict(), indent=1))
+    else:
+        _print(result)
+
+
+def _print(result: "Export") -> None:
+    """Print what the file holds, what stayed real and why."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("part", overflow="fold")
+    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column("because", overflow="fold")
+    for part, size, reason in result.rows():
+        table.add_row(part, f"{size:,}", reason)
+    console.print(table)
+    checked = result.verification
+    flipped = f"; in {checked.flipped} of them a sign differed, by rounding" if checked.flipped else ""
+    console.print(
+        f"predicted {result.predicted_bytes:,.0f} bytes, file {result.file_bytes:,} bytes "
+        f"({result.file_bytes / result.predicted_bytes - 1:+.1%})\n"
+        f"compared with the network on {checked.images} images: logits within {checked.logit_error:.1e} of the "
+        f"largest{flipped}\n{result.path}",
+        soft_wrap=True,
+    )
