@@ -14,22 +14,22 @@ namespace {
 template <class F, int kRows, int kVectors>
 inline void gemm_micro(const GemmLayer& layer, const float* const* inputs, const float* weights, float* acc) {
   F sum[kRows][kVectors];
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVectors; ++v) sum[r][v] = F::fill(0);
+  NASB_UNROLL for (int r = 0; r < kRows; ++r)
+    NASB_UNROLL for (int v = 0; v < kVectors; ++v) sum[r][v] = F::fill(0);
   for (int s = 0; s < layer.segment_count; ++s) {
     const float* x[kRows];
-    for (int r = 0; r < kRows; ++r) x[r] = inputs[r] + layer.segments[s];
+    NASB_UNROLL for (int r = 0; r < kRows; ++r) x[r] = inputs[r] + layer.segments[s];
     for (int i = 0; i < layer.segment_length; ++i, weights += kVectors * F::kLanes) {
       F w[kVectors];
-      for (int v = 0; v < kVectors; ++v) w[v] = F::load(weights + v * F::kLanes);
-      for (int r = 0; r < kRows; ++r) {
+      NASB_UNROLL for (int v = 0; v < kVectors; ++v) w[v] = F::load(weights + v * F::kLanes);
+      NASB_UNROLL for (int r = 0; r < kRows; ++r) {
         const F a = F::fill(x[r][i]);
-        for (int v = 0; v < kVectors; ++v) sum[r][v] = F::multiply_add(a, w[v], sum[r][v]);
+        NASB_UNROLL for (int v = 0; v < kVectors; ++v) sum[r][v] = F::multiply_add(a, w[v], sum[r][v]);
       }
     }
   }
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVectors; ++v) sum[r][v].store(acc + r * kBlock + v * F::kLanes);
+  NASB_UNROLL for (int r = 0; r < kRows; ++r)
+    NASB_UNROLL for (int v = 0; v < kVectors; ++v) sum[r][v].store(acc + r * kBlock + v * F::kLanes);
 }
 
 template <class F, int kRows, int kVectors>

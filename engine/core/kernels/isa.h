@@ -6,6 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 
+// Without it gcc keeps a micro-kernel's accumulators in memory.
+#define NASB_UNROLL _Pragma("GCC unroll 16")
+
 namespace nasb {
 
 // Rows of accumulators and parameters are padded to this many channels.

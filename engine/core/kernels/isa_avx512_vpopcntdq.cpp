@@ -9,8 +9,6 @@
 namespace nasb {
 namespace {
 
-#define NASB_UNROLL _Pragma("GCC unroll 16")
-
 constexpr int kLanes = 16;
 
 // Dots of P pixels and V vectors of channels into acc [P][kBlock].

@@ -25,9 +25,6 @@
 namespace nasb {
 namespace {
 
-// Without it gcc keeps the accumulators in memory.
-#define NASB_UNROLL _Pragma("GCC unroll 16")
-
 constexpr int kLutChunk = 63;  // nibbles between two decodings, 21 sums of three
 
 // Fields of one accumulator after a chunk, in 16-bit lanes: counts of [pixel 1, 2] for even and odd bytes.
