@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/measure.h"
 #include "core/session.h"
 
 namespace nb = nanobind;
@@ -85,6 +86,27 @@ nb::list profile(const nasb::Session& session, const Images& images, int repeats
   return result;
 }
 
+std::vector<double> measure(const std::string& kind, int in_channels, int in_height, int in_width, int out_channels,
+                            int kernel_size, int stride, int padding, int dilation, int groups, bool residual,
+                            bool sign_output, int repeats, int threads, const std::string& kernel) {
+  nasb::MeasuredOperation operation;
+  operation.kind = kind;
+  operation.residual = residual;
+  operation.sign_output = sign_output;
+  nasb::ConvShape& s = operation.shape;
+  s.in_channels = in_channels, s.in_height = in_height, s.in_width = in_width, s.out_channels = out_channels;
+  s.kernel_height = s.kernel_width = kernel_size, s.groups = groups;
+  s.stride_height = s.stride_width = stride, s.dilation_height = s.dilation_width = dilation;
+  s.pad_top = s.pad_left = padding;
+  if (stride > 0) {
+    const int reach = dilation * (kernel_size - 1) + 1;
+    s.out_height = (in_height + 2 * padding - reach) / stride + 1;
+    s.out_width = (in_width + 2 * padding - reach) / stride + 1;
+  }
+  nb::gil_scoped_release release;
+  return nasb::measure(operation, repeats, threads, kernel);
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
@@ -114,6 +136,9 @@ NB_MODULE(_core, m) {
       .def_prop_ro("workspace_bytes", &nasb::Session::workspace_bytes)
       .def_prop_ro("tensor_names", &nasb::Session::tensor_names);
 
+  m.def("measure", &measure, "kind"_a, "in_channels"_a, "in_height"_a, "in_width"_a, "out_channels"_a, "kernel_size"_a = 1,
+        "stride"_a = 1, "padding"_a = 0, "dilation"_a = 1, "groups"_a = 1, "residual"_a = true, "sign_output"_a = false,
+        "repeats"_a = 20, "threads"_a = 1, "kernel"_a = "");
   m.def("kernels", [] {
     nb::list result;
     for (const nasb::KernelInfo& kernel : nasb::kernels()) {

@@ -1,0 +1,94 @@
+// NEON (aarch64): 16 bytes, 4 floats, 32 registers.
+#include <arm_neon.h>
+
+#include "gemm.h"
+#include "lut.h"
+
+namespace nasb {
+namespace {
+
+struct Floats {
+  static constexpr int kLanes = 4;
+  float32x4_t v;
+  static Floats load(const float* p) { return {vld1q_f32(p)}; }
+  static Floats fill(float x) { return {vdupq_n_f32(x)}; }
+  static Floats load_part(const float* p, int n) {
+    float part[4] = {0, 0, 0, 0};
+    for (int i = 0; i < 4 && i < n; ++i) part[i] = p[i];
+    return load(part);
+  }
+  void store(float* p) const { vst1q_f32(p, v); }
+  void store_part(float* p, int n) const {
+    float part[4];
+    store(part);
+    for (int i = 0; i < 4 && i < n; ++i) p[i] = part[i];
+  }
+  Floats operator+(Floats o) const { return {vaddq_f32(v, o.v)}; }
+  Floats operator*(Floats o) const { return {vmulq_f32(v, o.v)}; }
+  static Floats multiply_add(Floats a, Floats b, Floats c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
+  static Floats max(Floats y, Floats x) { return {vmaxq_f32(y.v, x.v)}; }  // NaN in either gives NaN
+  static Floats relu(Floats x) { return {vbslq_f32(vcltq_f32(x.v, vdupq_n_f32(0)), vdupq_n_f32(0), x.v)}; }
+  static Floats negative_or(Floats x, Floats y) { return {vbslq_f32(vcltq_f32(x.v, vdupq_n_f32(0)), y.v, x.v)}; }
+  static int below(Floats x, Floats t) {
+    const uint32_t weights[4] = {1, 2, 4, 8};
+    return static_cast<int>(vaddvq_u32(vandq_u32(vmvnq_u32(vcgeq_f32(x.v, t.v)), vld1q_u32(weights))));
+  }
+};
+
+struct Bytes {
+  static constexpr int kBytes = 16;
+  uint8x16_t v;
+  static uint16x8_t wide(uint8x16_t x) { return vreinterpretq_u16_u8(x); }
+  static Bytes narrow(uint16x8_t x) { return {vreinterpretq_u8_u16(x)}; }
+  static Bytes zero() { return {vdupq_n_u8(0)}; }
+  static Bytes load(const uint8_t* p) { return {vld1q_u8(p)}; }
+  static Bytes table(const uint8_t* p) { return {vld1q_u8(p)}; }
+  static void keep(Bytes& b) { asm("" : "+w"(b.v)); }
+  Bytes shuffle(Bytes indices) const { return {vqtbl1q_u8(v, indices.v)}; }
+  Bytes add8(Bytes o) const { return {vaddq_u8(v, o.v)}; }
+  Bytes add16(Bytes o) const { return narrow(vaddq_u16(wide(v), wide(o.v))); }
+  Bytes sub16(Bytes o) const { return narrow(vsubq_u16(wide(v), wide(o.v))); }
+  Bytes low_bytes() const { return narrow(vandq_u16(wide(v), vdupq_n_u16(255))); }
+  template <int n>
+  Bytes shift_right_16() const {
+    return narrow(vshrq_n_u16(wide(v), n));
+  }
+  template <int n>
+  Bytes shift_left_16() const {
+    return narrow(vshlq_n_u16(wide(v), n));
+  }
+  void store(uint8_t* p) const { vst1q_u8(p, v); }
+  // 8 counts n to floats base - 2 n.
+  void store_dots(float* to, float base) const {
+    const float32x4_t b = vdupq_n_f32(base), two = vdupq_n_f32(2);
+    vst1q_f32(to, vfmsq_f32(b, two, vcvtq_f32_u32(vmovl_u16(vget_low_u16(wide(v))))));
+    vst1q_f32(to + 4, vfmsq_f32(b, two, vcvtq_f32_u32(vmovl_u16(vget_high_u16(wide(v))))));
+  }
+};
+
+void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel, int channel_count) {
+  const uint8_t* weights = layer.weights + static_cast<size_t>(block) * layer.nibbles * kBlock;
+  if (channel_count > 2 * Bytes::kBytes)
+    lut_block<Bytes, Floats, 2, 4>(layer, tile, weights, e, channel, channel_count);
+  else if (channel_count > Bytes::kBytes)
+    lut_block<Bytes, Floats, 4, 2>(layer, tile, weights, e, channel, channel_count);
+  else
+    lut_block<Bytes, Floats, 4, 1>(layer, tile, weights, e, channel, channel_count);
+}
+
+void pair_codes(const uint32_t* first, const uint32_t* second, const uint8_t* outside, uint16_t* codes, int count) {
+  const auto state = [&](const uint32_t* words, int i) {
+    return words ? static_cast<int>(words[i / 8] >> (i % 8 * 4) & 15) : outside[i];
+  };
+  for (int i = 0; i < count; ++i) codes[i] = static_cast<uint16_t>(state(first, i) << 4 | state(second, i) << 9);
+}
+
+}  // namespace
+
+const Isa& isa_neon() {
+  static const Isa isa = {"neon", epilogue<Floats>,        pair_codes,   lut_tile, nullptr, lut_lane<Bytes>,
+                          8,      gemm_tile<Floats, 8, 2>, pool<Floats>, depthwise<Floats>};
+  return isa;
+}
+
+}  // namespace nasb
