@@ -92,8 +92,10 @@ Image resize_rows(const Image& image, int height) {
 
 Image resize_bilinear(const Image& image, int width, int height) {
   if (width == image.width) return height == image.height ? image : resize_rows(image, height);
-  Image narrowed = resize_columns(image, width);
-  return height == image.height ? narrowed : resize_rows(narrowed, height);
+  if (height == image.height) return resize_columns(image, width);
+  const bool rows_first = height < image.height && image.height - height > 2 * (image.width - width);
+  return rows_first ? resize_columns(resize_rows(image, height), width)
+                    : resize_rows(resize_columns(image, width), height);
 }
 
 }  // namespace nasb

@@ -1,4 +1,4 @@
-// Pillow's bilinear resize of 8-bit images, bit for bit.
+// Pillow's bilinear resize of 8-bit images, bit for bit (of Pillow 13; see resize.cpp).
 #pragma once
 
 #include <cstdint>
