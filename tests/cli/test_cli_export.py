@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
+from nasb.deploy.verify import Verification
 from nasb.model_file import load_model, save_model
 from tests.cli.conftest import Command, Refused, contents
 
@@ -34,6 +35,21 @@ def test_a_model_file_becomes_an_onnx_file(command: Command, model: Path, tmp_pa
     (logits,) = ReferenceEvaluator(str(path)).run(None, {"images": images.numpy()})
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(logits), loaded.network(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flipped", "says"),
+    [
+        (0, "on 10 images: logits within 1.0e-07 of the largest\n"),
+        (3, "logits within 1.0e-07 of the largest; in 3 of them a sign differed, by rounding\n"),
+        (10, "on 10 images: layer by layer; in each of them a sign differed"),
+    ],
+)
+def test_signs_that_rounding_turned_are_told(
+    command: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flipped: int, says: str
+) -> None:
+    monkeypatch.setattr("nasb.deploy.export.verify", lambda *arguments: Verification(10, flipped, 1e-7))
+    assert says in command("export", model, "-o", tmp_path / "m.onnx").out
 
 
 def test_json(command: Command, model: Path, tmp_path: Path) -> None:

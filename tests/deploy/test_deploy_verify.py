@@ -119,6 +119,18 @@ def test_a_sign_that_rounding_turned_is_accepted_and_counted():
     assert result.logit_error < 1e-4
 
 
+def test_a_dead_channel_whose_sign_is_rounding_alone_is_no_fault():
+    """Weights of 0, a variance of 0, a mean that is the bias: what is left is rounding, times 1 / sqrt(eps)."""
+    shape = (3, 8, 8)
+    conv, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+    network = steady(nn.Sequential(conv, norm, Binarize(), BinaryConv2d(4, 5, 6), nn.Flatten()), shape)
+    with torch.no_grad():
+        conv.weight[:2], conv.bias[:2], norm.bias[:2] = 0, torch.tensor([1000.1, -777.7]), 0
+        norm.running_var[:2], norm.running_mean[:2] = 1e-12, conv.bias[:2]
+    lowering, model = lower(network, shape)
+    verify(model.SerializeToString(), lowering, shape)
+
+
 def test_an_error_that_shows_only_in_the_whole_is_found(made, monkeypatch):
     lowering, model = made
     monkeypatch.setattr("nasb.deploy.verify.TOLERANCE", 1.0)

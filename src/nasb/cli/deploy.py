@@ -51,11 +51,14 @@ def _print(result: "Export") -> None:
         table.add_row(part, f"{size:,}", reason)
     console.print(table)
     checked = result.verification
-    flipped = f"; in {checked.flipped} of them a sign differed, by rounding" if checked.flipped else ""
+    agreed = f"logits within {checked.logit_error:.1e} of the largest"
+    if checked.flipped == checked.images:
+        agreed = "layer by layer; in each of them a sign differed, by rounding, so that the logits tell nothing"
+    elif checked.flipped:
+        agreed += f"; in {checked.flipped} of them a sign differed, by rounding"
     console.print(
         f"predicted {result.predicted_bytes:,.0f} bytes, file {result.file_bytes:,} bytes "
         f"({result.file_bytes / result.predicted_bytes - 1:+.1%})\n"
-        f"compared with the network on {checked.images} images: logits within {checked.logit_error:.1e} of the "
-        f"largest{flipped}\n{result.path}",
+        f"compared with the network on {checked.images} images: {agreed}\n{result.path}",
         soft_wrap=True,
     )

@@ -6,7 +6,8 @@ An interpreter runs the file's bytes. Then, on the same images:
    Binarizations and accumulators of binary convolutions must be equal bit for bit. Real values may differ by rounding.
 2. The whole network runs on its own. Where no sign differs, the logits must agree to 1e-4 of the largest one. Where a
    sign differs, the values on both sides of its threshold must lie within rounding of each other at the first such
-   binarization; behind it the two follow different paths, which 1. has compared layer by layer.
+   binarization, 1e-4 of the largest terms (see below) so far; behind it the two follow different paths, which 1. has
+   compared layer by layer.
 
 What rounding allows in 1.: let u = 2^-24. The network computes ``s * (sum + b - mean) + beta`` and rounds each time;
 the file's scale, bias and folded weights are rounded once. A sum of K products in fp32, in whatever order, errs by
@@ -36,7 +37,7 @@ from nasb.errors import UserError
 TOLERANCE = 1e-5
 """Of one layer, relative to the size of the terms of its sums."""
 WHOLE_TOLERANCE = 1e-4
-"""Of the logits, and of the values around a threshold, relative to the largest one."""
+"""Of the logits, relative to the largest one; of values around a threshold, relative to the largest terms so far."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ def verify(data: bytes, lowering: Lowering, input_shape: tuple[int, int, int]) -
     for images in _images(input_shape):
         values = interpreter.run(images)
         with torch.no_grad():
-            _Layers(lowering, values).run(images.clone())
-            whole = _Whole(lowering, values)
+            layers = _Layers(lowering, values)
+            layers.run(images.clone())
+            whole = _Whole(lowering, values, layers.largest)
             logits = whole.run(images.clone())
         size = logits.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
         errors = (logits - values.tensors[OUTPUT]).abs().amax(1) / size
@@ -112,6 +114,9 @@ class _Layers(torch.fx.Interpreter):
         self.lowering, self.values = lowering, values
         self.sizes: dict[torch.fx.Node, Tensor] = {}
         """Of values that a batch norm behind them took up: the sizes of their terms."""
+        self.largest: dict[torch.fx.Node, Tensor] = {}
+        """The size of the largest terms of all values up to each step."""
+        self._so_far = torch.zeros(())
 
     def run_node(self, n: torch.fx.Node) -> Any:
         step = self.lowering.steps.get(n)
@@ -124,6 +129,7 @@ class _Layers(torch.fx.Interpreter):
         inputs = [self.env[parent] for parent in step.reads]
         layer = self.lowering.trace.layer(n)
         size = self._size(n, layer, inputs)
+        self._so_far = self.largest[n] = torch.maximum(self._so_far, size.max())
         for name in step.made:
             if isinstance(layer, BinaryConv2d | BinaryLinear) and name in self.values.accumulators:
                 self._compare_exactly(n, layer.accumulate(inputs[0]), self.values.accumulators[name], "accumulators")
@@ -179,10 +185,10 @@ class _Layers(torch.fx.Interpreter):
 class _Whole(torch.fx.Interpreter):
     """Runs the network on its own, and finds the images in which a sign differs from the file's."""
 
-    def __init__(self, lowering: Lowering, values: Values) -> None:
+    def __init__(self, lowering: Lowering, values: Values, largest: dict[torch.fx.Node, Tensor]) -> None:
         super().__init__(lowering.trace.module)
         self.extra_traceback = False  # our errors are one line
-        self.lowering, self.values = lowering, values
+        self.lowering, self.values, self.largest = lowering, values, largest
         self.flipped: Tensor | None = None
         """Whether a sign of an image has differed so far: [N]."""
 
@@ -200,10 +206,10 @@ class _Whole(torch.fx.Interpreter):
         differs = (b != self.values.tensors[file_b]) & ~self.flipped.view(-1, *(1,) * (x.dim() - 1))
         if bool(differs.any()):
             # One value is on each side of the threshold, so neither is further from it than from the other.
-            gap = (x - file_x).abs()[differs].max() / file_x.abs().max()
+            gap = (x - file_x).abs()[differs].max() / self.largest[n]
             if not gap <= WHOLE_TOLERANCE:
                 raise UserError(
                     f"export: {self.lowering.trace.names[n]}: signs differ from the network's where values differ by "
-                    f"{gap:.1e} of the largest (allowed: {WHOLE_TOLERANCE:.0e}); no file was written"
+                    f"{gap:.1e} of the largest terms (allowed: {WHOLE_TOLERANCE:.0e}); no file was written"
                 )
             self.flipped |= differs.flatten(1).any(1)
