@@ -5,16 +5,30 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: help setup quickstart test lint format clean
+.PHONY: help setup quickstart test lint format engine engine-aarch64 engine-fuzz clean
+
+# What the Python package of the engine is built of, and what clang-format looks after.
+ENGINE := $(shell find engine -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pyi' -o -name '*.toml' \
+	-o -name CMakeLists.txt \) -not -path 'engine/build/*' -not -path 'engine/tests/*' -not -path 'engine/fuzz/*')
+CPP := $(shell find engine -type f \( -name '*.cpp' -o -name '*.h' \) -not -path 'engine/build/*')
 
 help:
 	@echo "make setup       virtual environment in .venv, with everything that development needs"
 	@echo "make quickstart  search, train and evaluate a binary network on handwritten digits, into runs/quickstart"
 	@echo "make test        the whole test suite"
-	@echo "make lint        ruff and mypy, as CI runs them"
-	@echo "make format      ruff format"
+	@echo "make lint        ruff, mypy and clang-format, as CI runs them"
+	@echo "make format      ruff format, clang-format"
+	@echo "make engine      nasb-run (static) and the C library, into build/engine-native"
+	@echo "make engine-aarch64  nasb-run for 64-bit ARM, into build/engine-aarch64; runs it under qemu-aarch64"
+	@echo "make engine-fuzz FUZZ_SECONDS=600  fuzz the loader with clang's libFuzzer"
 
-setup: .venv/ready
+setup: .venv/engine
+
+# nasb works without its engine: where it cannot be built, say why and go on.
+.venv/engine: .venv/ready $(ENGINE)
+	@if ! command -v c++ >/dev/null && ! command -v g++ >/dev/null && ! command -v clang++ >/dev/null; then \
+		echo "no C++17 compiler (c++, g++ or clang++): nasb is set up without its engine; e.g. apt-get install g++"; \
+	else $(BIN)/python -m pip install --quiet ./engine && touch $@; fi
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -35,10 +49,26 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(CPP)
+
+engine: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" engine/build.sh native
+
+engine-aarch64: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" engine/build.sh aarch64
+	qemu-aarch64 build/engine-aarch64/nasb-run --version
+
+FUZZ_SECONDS ?= 600
+engine-fuzz: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" engine/build.sh fuzz
+	mkdir -p build/fuzz
+	build/engine-fuzz/nasb-fuzz-loader -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=20 -artifact_prefix=build/fuzz/found- \
+		build/fuzz engine/fuzz/corpus
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build engine/build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
