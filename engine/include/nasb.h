@@ -39,8 +39,7 @@ typedef enum nasb_status {
 typedef struct nasb_options {
   size_t struct_size; /* sizeof(nasb_options) of the program: later versions add fields at the end */
   int32_t threads;    /* 0: as many as the process may use */
-  const char*
-      kernel; /* of binary convolutions, e.g. "reference", "avx2", "neon"; NULL or "": the best that works here */
+  const char* kernel; /* of binary convolutions, e.g. "reference", "avx2", "neon"; NULL or "": the best here */
 } nasb_options;
 
 #define NASB_OPTIONS_DEFAULT {sizeof(nasb_options), 0, NULL}
