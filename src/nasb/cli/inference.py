@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nasb.cli.exported import evaluate_exported, is_exported, predict_exported
 from nasb.cli.parsing import parser
+from nasb.engine import engine_module
 from nasb.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     values = p.parse_args(list(arguments))
     if values.part not in PARTS:
         raise UserError(f"--part is {values.part!r}; accepted: {', '.join(PARTS)}")
+    if is_exported(values.target):
+        if values.network is not None:
+            raise UserError(f"{values.target}: is a whole network; leave out --network")
+        engine_module("nasb_engine")  # said before any data are opened
     if values.plugin is not None:
         from nasb.plugin import load_plugin
 

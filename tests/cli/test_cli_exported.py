@@ -1,0 +1,133 @@
+"""What the commands do with model.onnx: the same as with the network it was made of, by the engine; and without it."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import nasb
+from tests.cli.conftest import Command, Refused, tiny_architecture
+
+Exported = Callable[[], Path]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    random = np.random.default_rng(0)
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
+    for path in paths:
+        Image.fromarray(random.integers(0, 256, (12, 9, 3), np.uint8)).save(path)
+    return paths
+
+
+class TestWithEngine:
+    @pytest.fixture(autouse=True)
+    def _engine(self) -> None:
+        pytest.importorskip("nasb_engine", reason="the engine is not installed: make setup builds it")
+
+    @pytest.fixture
+    def exported(self, model: Path, command: Command) -> Path:
+        path = model.with_suffix(".onnx")
+        assert command("export", model, "-o", path).code == 0
+        return path
+
+    def test_session_is_the_engines(self) -> None:
+        import nasb_engine
+
+        assert nasb.engine.Session is nasb_engine.Session
+        assert nasb.engine.kernels is nasb_engine.kernels
+        with pytest.raises(AttributeError, match="Sessions"):
+            _ = nasb.engine.Sessions
+
+    def test_session_gives_the_networks_logits(self, exported: Path, model: Path) -> None:
+        x_NCHW = torch.randn(4, 1, 8, 8)
+        with torch.no_grad():
+            expected = nasb.load_model(model).network.eval()(x_NCHW)
+        torch.testing.assert_close(torch.from_numpy(nasb.engine.Session(exported).run(x_NCHW)), expected)
+
+    def test_predict(self, exported: Path, model: Path, images: list[Path], command: Command) -> None:
+        theirs = command("predict", model, *images, "--json")
+        ours = command("predict", exported, *images, "--json")
+        assert (theirs.code, ours.code) == (0, 0)
+        expected, found = json.loads(theirs.out), json.loads(ours.out)
+        assert list(found) == list(expected)
+        for path in expected:
+            assert list(found[path]) == list(expected[path])
+            assert list(found[path].values()) == pytest.approx(list(expected[path].values()), abs=1e-5)
+        assert command("predict", exported, *images).out == command("predict", model, *images).out
+
+    def test_predict_tells_unreadable_images(self, exported: Path, images: list[Path], command: Command) -> None:
+        result = command("predict", exported, images[0], "nothing.png")
+        assert result.code == 2
+        assert result.err.splitlines() == [
+            'nasb: image "nothing.png" does not exist',
+            "nasb: 1 of 2 images could not be read",
+        ]
+
+    def test_evaluate(self, exported: Path, model: Path, command: Command) -> None:
+        arguments = ("--data.name", "digits", "--data.batch_size", 50, "--json")
+        theirs, ours = (json.loads(command("evaluate", target, *arguments).out) for target in (model, exported))
+        assert ours["top1"] == theirs["top1"]
+        assert ours["images"] == theirs["images"] > 0
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+
+    def test_evaluate_refuses_other_images(self, exported: Path, refused: Refused) -> None:
+        refused("evaluate", exported, says=("--data.name",))
+        refused("evaluate", exported, "--network", "resnet20", says=("leave out --network",))
+        refused(
+            *("evaluate", exported, "--data.name", "digits", "--data.image_size", 16),
+            says=("model.onnx", "--data.image_size"),
+        )
+
+    def test_bench(self, exported: Path, command: Command) -> None:
+        result = command("bench", exported, "--against", "torch", "--rounds", 2, "--json")
+        assert result.code == 0, result.err
+        record = json.loads(result.out)
+        assert [peer["name"] for peer in record["peers"]] == ["nasb-engine", "torch"]
+        assert all(peer["ratio"]["median"] > 0 for peer in record["peers"])
+        assert record["conditions"]["versions"]["torch"]
+        assert "ratio" in command("bench", exported, "--rounds", 1).out
+
+    def test_bench_refuses(self, exported: Path, refused: Refused, tmp_path: Path) -> None:
+        refused("bench", exported, "--against", "tensorrt", says=("tensorrt", "onnxruntime-int8"))
+        refused("bench", exported, "--rounds", 0, says=("rounds is 0",))
+        refused("bench", tmp_path / "nothing.onnx", says=("nothing.onnx", "No such file"))
+        (tmp_path / "text.onnx").write_text("no model")
+        refused("bench", tmp_path / "text.onnx", says=("text.onnx", "not an ONNX file"))
+        refused("predict", tmp_path / "text.onnx", "a.png", says=("text.onnx", "not an ONNX file"))
+
+    def test_bench_without_a_named_host(self, tmp_path: Path, refused: Refused) -> None:
+        path = tmp_path / "plain.onnx"
+        nasb.export_onnx(tiny_architecture().build().eval(), path, (1, 8, 8))
+        refused("bench", path, "--against", "torch", says=("plain.onnx", "--real-model"))
+
+    def test_info(self, command: Command) -> None:
+        record = json.loads(command("info", "--json").out)
+        assert {kernel["name"] for kernel in record["engine"]["kernels"]} >= {"reference", "portable"}
+        assert "reference" in command("info").out
+
+
+class TestWithoutEngine:
+    @pytest.fixture(autouse=True)
+    def _no_engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in [name for name in sys.modules if name.split(".")[0] == "nasb_engine"]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, "nasb_engine", None)
+
+    def test_what_is_missing_is_said(self, refused: Refused, images: list[Path], tmp_path: Path) -> None:
+        (tmp_path / "model.onnx").write_bytes(b"")
+        for arguments in (("predict", "model.onnx", images[0]), ("bench", "model.onnx")):
+            refused(*arguments, says=("the engine", "pip install ./engine", "C++17"))
+        refused("evaluate", "model.onnx", "--data.name", "digits", says=("pip install ./engine",))
+        with pytest.raises(nasb.UserError, match=r"pip install \./engine"):
+            _ = nasb.engine.Session
+
+    def test_info_goes_on(self, command: Command) -> None:
+        result = command("info")
+        assert result.code == 0
+        assert "pip install ./engine" in result.out
