@@ -101,10 +101,13 @@ class TestWithEngine:
         refused("bench", tmp_path / "text.onnx", says=("text.onnx", "not an ONNX file"))
         refused("predict", tmp_path / "text.onnx", "a.png", says=("text.onnx", "not an ONNX file"))
 
-    def test_bench_without_a_named_host(self, tmp_path: Path, refused: Refused) -> None:
+    def test_bench_without_a_named_host(self, tmp_path: Path, refused: Refused, command: Command) -> None:
         path = tmp_path / "plain.onnx"
         nasb.export_onnx(tiny_architecture().build().eval(), path, (1, 8, 8))
-        refused("bench", path, "--against", "torch", says=("plain.onnx", "--real-model"))
+        refused("bench", path, "--against", "torch", says=("plain.onnx", "--real-network"))
+        arguments = ("--real-network", "resnet20", "--against", "torch", "--rounds", 1, "--json")
+        result = command("bench", path, *arguments)
+        assert [peer["name"] for peer in json.loads(result.out)["peers"]] == ["nasb-engine", "torch"]
 
     def test_info(self, command: Command) -> None:
         record = json.loads(command("info", "--json").out)

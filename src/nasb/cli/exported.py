@@ -73,11 +73,12 @@ def bench_command(arguments: Sequence[str]) -> None:
     p = parser(
         "bench",
         "Time an exported file on one image beside other engines, in turns within one process: median and quartiles of "
-        "the rounds' ratios. The peers run the real-valued network that the binary one replaces: --real-model, else "
-        "the host that the file names, with random weights.",
+        "the rounds' ratios. The peers run the real-valued network that the binary one replaces, with random "
+        "weights: --real-network, else the host that the file names; --real-model in its place for onnxruntime.",
     )
     p.add_argument("model", help="model.onnx of nasb export")
     p.add_argument("--against", type=str, default="", help=f"peers, separated by commas: {', '.join(PEERS)}")
+    p.add_argument("--real-network", type=str, default=None, help="registered real network that the peers run")
     p.add_argument("--real-model", type=str, default=None, help="real-valued ONNX file for the peers onnxruntime*")
     p.add_argument("--threads", type=int, default=1, help="threads of every peer")
     p.add_argument("--rounds", type=int, default=30, help="rounds, each with a turn of every peer")
@@ -93,7 +94,7 @@ def bench_command(arguments: Sequence[str]) -> None:
         others: Callable[[Any], Mapping[str, Callable[[], object]]] | None = None
         real_model = values.real_model
         if "torch" in against or (real_model is None and against):
-            host = _real_host(values.model)
+            host = _real_host(values.model, values.real_network)
             if "torch" in against:
                 others = _torch_peer(host, values.threads)
             if real_model is None and against != ["torch"]:
@@ -110,25 +111,23 @@ def bench_command(arguments: Sequence[str]) -> None:
     print(json.dumps(record, indent=1) if values.json else bench.describe(record))
 
 
-def _input_shape(path: str) -> tuple[int, int, int]:
-    shape: tuple[int, int, int] = engine_module("nasb_engine").Session(path, threads=1).input_shape
-    return shape
-
-
-def _real_host(path: str) -> "nn.Module":
+def _real_host(path: str, name: str | None) -> "nn.Module":
     """Return the real network that an exported file's binary one replaces, with random weights.
 
     Raises:
-        UserError: the file does not name it.
+        UserError: neither the user nor the file names it.
     """
     from nasb.cells.architecture import Architecture
     from nasb.networks.registry import create_host
 
-    text = engine_module("nasb_engine").Session(path, threads=1).metadata.get("nasb.architecture")
+    session = engine_module("nasb_engine").Session(path, threads=1)
+    if name is not None:
+        return create_host(name, num_classes=session.output_shape[0], in_channels=session.input_shape[0]).eval()
+    text = session.metadata.get("nasb.architecture")
     if text is None:
         raise UserError(
             f"{path}: does not name the host that it was made of, so there is no real network to compare with; give "
-            "--real-model, and leave torch out of --against"
+            "--real-network"
         )
     architecture = Architecture.from_dict(json.loads(text))
     return create_host(
@@ -158,5 +157,6 @@ def _torch_peer(host: "nn.Module", threads: int) -> Callable[[Any], Mapping[str,
 def _export_host(path: str, host: "nn.Module", out: Path) -> str:
     from nasb.deploy import export_onnx
 
-    export_onnx(host, out, _input_shape(path))
+    shape: tuple[int, int, int] = engine_module("nasb_engine").Session(path, threads=1).input_shape
+    export_onnx(host, out, shape)
     return str(out)
