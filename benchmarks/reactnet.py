@@ -2,7 +2,8 @@
 
 MobileNetV1's plan with binary 3x3 and 1x1 convolutions, a threshold per channel before each sign (RSign), batch norm, a
 shortcut without parameters around each convolution, RPReLU. Where the channels double, two 1x1 convolutions share one
-binarization, each adds the shortcut, and their results are concatenated. 4.82e9 binary and 0.012e9 real MACs at 224x224.
+binarization, each adds the shortcut, and their results are concatenated. 4.82e9 binary and 0.012e9 real MACs for an
+image of 224x224.
 
 Source: Liu et al., ReActNet, ECCV 2020, arXiv 2003.03488.
 """

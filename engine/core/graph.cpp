@@ -1,5 +1,6 @@
 #include "graph.h"
 
+#include <algorithm>
 #include <map>
 
 #include "error.h"
@@ -175,8 +176,8 @@ class Lowering {
       if (op == "PRelu") return prelu();
       if (op == "Clip") return clip();
       if (op == "HardSigmoid") return hard_sigmoid();
-      if (op == "Add") return arithmetic(Op::kShift, Op::kAdd);
-      if (op == "Mul") return arithmetic(Op::kScale, Op::kMultiply);
+      if (op == "Add") return arithmetic(Op::kShift, Op::kAdd, Op::kAddGate);
+      if (op == "Mul") return arithmetic(Op::kScale, Op::kMultiply, Op::kMultiply);
       if (op == "Concat") return concat();
       if (op == "Slice") return slice();
       if (op == "Pad") return pad();
@@ -324,7 +325,7 @@ class Lowering {
     layer.low = alpha, layer.high = beta;
   }
 
-  void arithmetic(Op with_constant, Op with_tensor) {
+  void arithmetic(Op with_constant, Op with_tensor, Op with_gate) {
     if (node_->inputs.size() != 2) fail("2 inputs expected");
     if (is_constant(0) || is_constant(1)) {
       const size_t c = is_constant(1) ? 1 : 0;
@@ -337,9 +338,9 @@ class Lowering {
     if (tensor(a).elements() < tensor(b).elements()) std::swap(a, b);
     const Tensor &x = tensor(a), &y = tensor(b);
     const bool same = x.channels == y.channels && x.height == y.height && x.width == y.width && x.flat == y.flat;
-    const bool gate = with_tensor == Op::kMultiply && x.channels == y.channels && y.height == 1 && y.width == 1 && x.flat == y.flat;
+    const bool gate = x.channels == y.channels && y.height == 1 && y.width == 1 && x.flat == y.flat;
     if (!same && !gate) fail("its inputs \"" + x.name + "\" and \"" + y.name + "\" differ in shape");
-    same_shape(with_tensor, {a, b});
+    same_shape(same ? with_tensor : with_gate, {a, b});
   }
 
   void concat() {
@@ -384,9 +385,10 @@ class Lowering {
       if (step[axis - 1] != 1 || begin[axis - 1] != 0) fail("an axis is named twice");
       int64_t from = starts[i] < 0 ? starts[i] + n : starts[i], to = ends[i] < 0 ? ends[i] + n : ends[i];
       if (to > n) to = n;
-      if (from < 0 || to <= from || steps[i] < 1 || steps[i] > n) fail("an empty or reversed slice");
-      begin[axis - 1] = static_cast<int>(from), step[axis - 1] = static_cast<int>(steps[i]);
-      size_of(t, axis) = static_cast<int>((to - from + steps[i] - 1) / steps[i]);
+      if (from < 0 || to <= from || steps[i] < 1) fail("an empty or reversed slice");
+      const int64_t by = std::min(steps[i], n);  // a longer step leaves the first element, too
+      begin[axis - 1] = static_cast<int>(from), step[axis - 1] = static_cast<int>(by);
+      size_of(t, axis) = static_cast<int>((to - from + by - 1) / by);
     }
     Layer& layer = add(Op::kCrop, {in}, t);
     for (int i = 0; i < 3; ++i) layer.begin[i] = begin[i], layer.step[i] = step[i];

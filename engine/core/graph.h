@@ -29,6 +29,7 @@ enum class Op {
   kRelu,
   kPrelu,       // values: slopes
   kAdd,         // of two tensors
+  kAddGate,     // of two tensors; the second is [C, 1, 1]
   kMultiply,    // of two tensors; the second may be [C, 1, 1]
   kClip,        // low, high
   kSigmoid,

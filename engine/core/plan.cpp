@@ -23,7 +23,8 @@ const char* op_name(Op op) {
     case Op::kShift: return "Shift";
     case Op::kRelu: return "Relu";
     case Op::kPrelu: return "PRelu";
-    case Op::kAdd: return "Add";
+    case Op::kAdd:
+    case Op::kAddGate: return "Add";
     case Op::kMultiply: return "Mul";
     case Op::kClip: return "Clip";
     case Op::kSigmoid: return "Sigmoid";
@@ -126,11 +127,12 @@ class Planner {
         if (f.rectify == Rectify::kPrelu && (!f.shift_in.empty() || !f.shift_out.empty())) f.rectify = Rectify::kShiftedPrelu;
       }
     }
+    // What is not there adds -0: x + -0 is x, while -0 + 0 would be +0.
     if (f.rectify == Rectify::kShiftedPrelu) {
-      if (f.shift_in.empty()) f.shift_in.assign(f.slope.size(), 0);
-      if (f.shift_out.empty()) f.shift_out.assign(f.slope.size(), 0);
+      if (f.shift_in.empty()) f.shift_in.assign(f.slope.size(), -0.0f);
+      if (f.shift_out.empty()) f.shift_out.assign(f.slope.size(), -0.0f);
     }
-    if (!f.scale.empty() && f.bias.empty()) f.bias.assign(f.scale.size(), 0);
+    if (!f.scale.empty() && f.bias.empty()) f.bias.assign(f.scale.size(), -0.0f);
     step.output = current;
     bool others = kept_[current];
     // Signs are packed a word at a time: a group's channels must begin at one.

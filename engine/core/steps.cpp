@@ -247,7 +247,8 @@ class MapStep : public Step {
         case Op::kCrop: return crop(w.floats(inputs[0]), y, row);
         case Op::kPad: return pad(w.floats(inputs[0]), y, row);
         case Op::kFlatten: return flatten(w.floats(inputs[0]), y);
-        case Op::kMultiply: return multiply(w.floats(inputs[0]), w.floats(inputs[1]), y, row);
+        case Op::kMultiply:
+        case Op::kAddGate: return combine(w.floats(inputs[0]), w.floats(inputs[1]), y, row);
         default: return unary(w.floats(inputs[0]), y, row);
       }
     });
@@ -296,24 +297,26 @@ class MapStep : public Step {
     for (int c = 0; c < t.channels; ++c)
       for (size_t p = 0; p < pixels; ++p) y[c * pixels + p] = in[p * t.channels + c];
   }
-  void multiply(const float* a, const float* b, float* y, int row) const {
+  void combine(const float* a, const float* b, float* y, int row) const {
     const bool gate = in_[1].height * in_[1].width == 1;
     const size_t begin = static_cast<size_t>(row) * out_.width * out_.channels;
     for (int x = 0; x < out_.width; ++x)
       for (int c = 0; c < out_.channels; ++c) {
         const size_t at = begin + static_cast<size_t>(x) * out_.channels + c;
-        y[at] = a[at] * b[gate ? c : at];
+        const float other = b[gate ? c : at];
+        y[at] = layer_.op == Op::kMultiply ? a[at] * other : a[at] + other;
       }
   }
+  static float clamp(float v, float low, float high) { return v < low ? low : v > high ? high : v; }  // NaN stays NaN
   void unary(const float* x, float* y, int row) const {
     const size_t count = static_cast<size_t>(out_.width) * out_.channels, begin = row * count;
     for (size_t i = begin; i < begin + count; ++i) {
       const float v = x[i];
       switch (layer_.op) {
-        case Op::kClip: y[i] = v < layer_.low ? layer_.low : v > layer_.high ? layer_.high : v; break;
+        case Op::kClip: y[i] = clamp(v, layer_.low, layer_.high); break;
         case Op::kSigmoid: y[i] = 1.0f / (1.0f + std::exp(-v)); break;
-        case Op::kHardSigmoid: y[i] = std::max(0.0f, std::min(1.0f, layer_.low * v + layer_.high)); break;
-        default: y[i] = v * std::max(0.0f, std::min(1.0f, v / 6.0f + 0.5f)); break;  // hard swish
+        case Op::kHardSigmoid: y[i] = clamp(layer_.low * v + layer_.high, 0.0f, 1.0f); break;
+        default: y[i] = v * clamp(v / 6.0f + 0.5f, 0.0f, 1.0f); break;  // hard swish
       }
     }
   }
