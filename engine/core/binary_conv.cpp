@@ -174,7 +174,7 @@ void BinaryConv::pack_for_lookup() {
   const int pairs = (f.pixels() + 1) / 2, tiles = (pairs + kTilePairs - 1) / kTilePairs;
   tile_ = (pairs + tiles - 1) / tiles;
   tile_ += tile_ % 2 && tiles > 1;
-  thread_bytes_ = align(sizeof(void*) * tile_) + align(sizeof(float) * 2 * tile_) + align(sizeof(uint16_t) * 2 * tile_ * kBlock);
+  thread_bytes_ = align(sizeof(void*) * tile_) + align(sizeof(float) * 2 * tile_) + align(sizeof(uint16_t) * 2 * tile_ * kBlock * isa_.lut_blocks);
 }
 
 void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, ThreadPool& pool, uint8_t* shared,
@@ -228,7 +228,8 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
     layer.nibbles = static_cast<int>(offsets_.size());
     layer.channel_blocks = blocks_;
     int group = -1;
-    for (int b = all_blocks * part / splits; b < all_blocks * (part + 1) / splits; ++b) {
+    const int end = all_blocks * (part + 1) / splits;
+    for (int b = all_blocks * part / splits; b < end;) {
       if (group != b / blocks_) {
         group = b / blocks_;
         for (int p = 0; p < tile.pair_count; ++p) {
@@ -238,8 +239,10 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
         }
         layer.weights = lookup_.data() + static_cast<size_t>(group) * blocks_ * layer.nibbles * kBlock;
       }
-      const int block = b % blocks_, channel = group * f.group_outputs() + block * kBlock;
-      isa_.lut_tile(layer, tile, block, epilogue, channel, std::min(kBlock, f.group_outputs() - block * kBlock));
+      const int block = b % blocks_, count = std::min({isa_.lut_blocks, end - b, blocks_ - block});
+      const int channel = group * f.group_outputs() + block * kBlock;
+      isa_.lut_tile(layer, tile, block, epilogue, channel, std::min(count * kBlock, f.group_outputs() - block * kBlock));
+      b += count;
     }
   };
   pool.parallel(tiles * splits, compute);

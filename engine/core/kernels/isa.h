@@ -60,7 +60,7 @@ struct LutTile {
   int pair_count;
   int first_pixel;               // of the tile, in the output's flattened order
   int pixel_count;               // 2 * pair_count, or one less
-  uint16_t* partial;             // scratch [2 * pair_count][kBlock]
+  uint16_t* partial;             // scratch [lut_blocks][2 * pair_count][kBlock]
 };
 
 // A binary convolution by xor and popcount, as a tile of output pixels sees it.
@@ -95,9 +95,11 @@ struct Isa {
   // Pair codes of `count` nibbles: codes[i] = nibble i of first * 16 + nibble i of second * 512. A null pointer is a pixel outside
   // of the image, with the states `outside` [count].
   void (*pair_codes)(const uint32_t* first, const uint32_t* second, const uint8_t* outside, uint16_t* codes, int count);
-  // Sums of one block of kBlock channels for a tile, handed to `e` with the channel offset `channel`. Null: the set has none.
+  // Sums of a tile for channel_count channels, up to lut_blocks blocks of kBlock from `block` on, handed to `e` with the
+  // channel offset `channel`. Null: the set has none.
+  int lut_blocks;
   void (*lut_tile)(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel, int channel_count);
-  // The same by xor and popcount. Null: the look-up is better there.
+  // The same by xor and popcount, one block. Null: the look-up is better there.
   void (*word_tile)(const WordLayer& layer, const WordTile& tile, int block, const Epilogue& e, int channel, int channel_count);
   int (*lut_lane)(int position);  // which of a block's kBlock channels a weight byte stands for
   // Sums of a tile of pixels for all channels; inputs[i]: first input of pixel i. scratch: [pixel_count][kBlock].

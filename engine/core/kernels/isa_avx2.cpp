@@ -67,11 +67,14 @@ struct Bytes {
 };
 
 void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel, int channel_count) {
-  const uint8_t* weights = layer.weights + static_cast<size_t>(block) * layer.nibbles * kBlock;
-  if (channel_count > Bytes::kBytes)
-    lut_block<Bytes, Floats, 2, 2>(layer, tile, weights, e, channel, channel_count);
+  if (channel_count > kBlock + Bytes::kBytes)
+    lut_block<Bytes, Floats, 1, 4>(layer, tile, block, e, channel, channel_count);
+  else if (channel_count > kBlock)
+    lut_block<Bytes, Floats, 1, 3>(layer, tile, block, e, channel, channel_count);
+  else if (channel_count > Bytes::kBytes)
+    lut_block<Bytes, Floats, 2, 2>(layer, tile, block, e, channel, channel_count);
   else
-    lut_block<Bytes, Floats, 4, 1>(layer, tile, weights, e, channel, channel_count);
+    lut_block<Bytes, Floats, 4, 1>(layer, tile, block, e, channel, channel_count);
 }
 
 // 16 nibbles of 8 bytes, one a byte.
@@ -100,7 +103,7 @@ void pair_codes(const uint32_t* first, const uint32_t* second, const uint8_t* ou
 }  // namespace
 
 const Isa& isa_avx2() {
-  static const Isa isa = {"avx2",  epilogue<Floats>, pair_codes,           lut_tile, nullptr,       lut_lane<Bytes>,
+  static const Isa isa = {"avx2",  epilogue<Floats>, pair_codes, 2, lut_tile, nullptr,       lut_lane<Bytes>,
                           16,      gemm_tile<Floats, 6, 2>, pool<Floats>, depthwise<Floats>};
   return isa;
 }

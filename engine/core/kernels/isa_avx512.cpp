@@ -43,8 +43,10 @@ struct Bytes {
 };
 
 void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel, int channel_count) {
-  const uint8_t* weights = layer.weights + static_cast<size_t>(block) * layer.nibbles * kBlock;
-  lut_block<Bytes, Floats, 6, 1>(layer, tile, weights, e, channel, channel_count);
+  if (channel_count > kBlock)
+    lut_block<Bytes, Floats, 4, 2>(layer, tile, block, e, channel, channel_count);
+  else
+    lut_block<Bytes, Floats, 6, 1>(layer, tile, block, e, channel, channel_count);
 }
 
 // 16 nibbles of 8 bytes, one a byte.
@@ -73,7 +75,7 @@ void pair_codes(const uint32_t* first, const uint32_t* second, const uint8_t* ou
 }  // namespace
 
 const Isa& isa_avx512() {
-  static const Isa isa = {"avx512",  epilogue<Floats>, pair_codes,           lut_tile, nullptr,       lut_lane<Bytes>,
+  static const Isa isa = {"avx512",  epilogue<Floats>, pair_codes, 2, lut_tile, nullptr,       lut_lane<Bytes>,
                           32,      gemm_tile<Floats, 12, 2>, pool<Floats>, depthwise<Floats>};
   return isa;
 }

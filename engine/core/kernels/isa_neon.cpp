@@ -67,13 +67,12 @@ struct Bytes {
 };
 
 void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel, int channel_count) {
-  const uint8_t* weights = layer.weights + static_cast<size_t>(block) * layer.nibbles * kBlock;
   if (channel_count > 2 * Bytes::kBytes)
-    lut_block<Bytes, Floats, 2, 4>(layer, tile, weights, e, channel, channel_count);
+    lut_block<Bytes, Floats, 2, 4>(layer, tile, block, e, channel, channel_count);
   else if (channel_count > Bytes::kBytes)
-    lut_block<Bytes, Floats, 4, 2>(layer, tile, weights, e, channel, channel_count);
+    lut_block<Bytes, Floats, 4, 2>(layer, tile, block, e, channel, channel_count);
   else
-    lut_block<Bytes, Floats, 4, 1>(layer, tile, weights, e, channel, channel_count);
+    lut_block<Bytes, Floats, 4, 1>(layer, tile, block, e, channel, channel_count);
 }
 
 void pair_codes(const uint32_t* first, const uint32_t* second, const uint8_t* outside, uint16_t* codes, int count) {
@@ -86,7 +85,7 @@ void pair_codes(const uint32_t* first, const uint32_t* second, const uint8_t* ou
 }  // namespace
 
 const Isa& isa_neon() {
-  static const Isa isa = {"neon", epilogue<Floats>,        pair_codes,   lut_tile, nullptr, lut_lane<Bytes>,
+  static const Isa isa = {"neon", epilogue<Floats>,        pair_codes, 1, lut_tile, nullptr, lut_lane<Bytes>,
                           8,      gemm_tile<Floats, 8, 2>, pool<Floats>, depthwise<Floats>};
   return isa;
 }

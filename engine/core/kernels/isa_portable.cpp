@@ -90,7 +90,7 @@ void word_tile(const WordLayer& layer, const WordTile& tile, int block, const Ep
 }  // namespace
 
 const Isa& isa_portable() {
-  static const Isa isa = {"portable", epilogue<Floats>,        pair_codes,      nullptr, word_tile,     nullptr, 16,
+  static const Isa isa = {"portable", epilogue<Floats>,        pair_codes, 0, nullptr, word_tile,     nullptr, 16,
                           gemm_tile<Floats, 2, 2>, pool<Floats>, depthwise<Floats>};
   return isa;
 }

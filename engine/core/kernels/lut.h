@@ -43,47 +43,51 @@ inline LutCounts<B> lut_decode(B t, B h) {
   return n;
 }
 
-// Counts for P pairs and V vectors over nibbles [begin, end), at most kLutChunk of them.
-// `pairs`: codes of each pair; `weights`: of nibble `begin`, first vector. On the first chunk partial sums are set, then added
-// to; on the last they become dots in `acc` [2 P][kBlock].
+// Vectors of channels go through blocks of kBlock: the block of vector v, and its first byte there.
+template <class B>
+constexpr int lut_block_of(int v) {
+  return v * B::kBytes / kBlock;
+}
+template <class B>
+constexpr int lut_byte_of(int v) {
+  return v * B::kBytes % kBlock;
+}
+
+// Counts for P pairs and V vectors (of one block or of several) over nibbles [begin, end), at most kLutChunk of them.
+// `pairs`: codes of each pair; `weights`: of nibble `begin`, first block. On the first chunk partial sums are set, then added
+// to; on the last they become dots in `acc` [blocks][2 P][kBlock].
 template <class B, int P, int V>
 inline void lut_micro(const LutLayer& layer, const uint16_t* const* pairs, int begin, int end, const uint8_t* weights,
-                      bool first, bool last, uint16_t* partial, const float* base, float* acc) {
+                      bool first, bool last, uint16_t* partial, size_t partial_stride, const float* base, float* acc) {
   B t[P][V], h[P][V];
   NASB_UNROLL for (int p = 0; p < P; ++p)
     NASB_UNROLL for (int v = 0; v < V; ++v) t[p][v] = h[p][v] = B::zero();
   const uint8_t* table = layer.table;
+  const size_t block = static_cast<size_t>(layer.nibbles) * kBlock;
   const int32_t* offset = layer.offsets + begin;
   const int32_t* const stop = layer.offsets + end;
   const uint16_t* code[P];
   NASB_UNROLL for (int p = 0; p < P; ++p) code[p] = pairs[p];
   for (; offset + 3 <= stop; offset += 3, weights += 3 * kBlock) {
-    B sum[P][V];
-    NASB_UNROLL for (int j = 0; j < 3; ++j) {
-      const intptr_t at = offset[j];
-      B w[V];
-      NASB_UNROLL for (int v = 0; v < V; ++v) w[v] = B::load(weights + j * kBlock + v * B::kBytes);
-      NASB_UNROLL for (int p = 0; p < P; ++p) {
-        const B entry = B::table(table + code[p][at]);
-        NASB_UNROLL for (int v = 0; v < V; ++v) {
-          const B look = entry.shuffle(w[v]);
-          sum[p][v] = j == 0 ? look : sum[p][v].add8(look);
-        }
-      }
-    }
-    NASB_UNROLL for (int p = 0; p < P; ++p)
+    NASB_UNROLL for (int p = 0; p < P; ++p) {
+      const B entry[3] = {B::table(table + code[p][offset[0]]), B::table(table + code[p][offset[1]]),
+                          B::table(table + code[p][offset[2]])};
       NASB_UNROLL for (int v = 0; v < V; ++v) {
-        t[p][v] = t[p][v].add8(sum[p][v]);
-        h[p][v] = h[p][v].add8(sum[p][v].template shift_right_16<4>());
+        const uint8_t* w = weights + lut_block_of<B>(v) * block + lut_byte_of<B>(v);
+        const B sum = entry[0].shuffle(B::load(w)).add8(entry[1].shuffle(B::load(w + kBlock))).add8(
+            entry[2].shuffle(B::load(w + 2 * kBlock)));
+        t[p][v] = t[p][v].add8(sum);
+        h[p][v] = h[p][v].add8(sum.template shift_right_16<4>());
         B::keep(t[p][v]);
         B::keep(h[p][v]);
       }
+    }
   }
   for (; offset < stop; ++offset, weights += kBlock)
     NASB_UNROLL for (int p = 0; p < P; ++p) {
       const B entry = B::table(table + code[p][*offset]);
       NASB_UNROLL for (int v = 0; v < V; ++v) {
-        const B look = entry.shuffle(B::load(weights + v * B::kBytes));
+        const B look = entry.shuffle(B::load(weights + lut_block_of<B>(v) * block + lut_byte_of<B>(v)));
         t[p][v] = t[p][v].add8(look);
         h[p][v] = h[p][v].add8(look.template shift_right_16<4>());
       }
@@ -93,14 +97,14 @@ inline void lut_micro(const LutLayer& layer, const uint16_t* const* pairs, int b
     NASB_UNROLL for (int v = 0; v < V; ++v) {
       const LutCounts<B> n = lut_decode(t[p][v], h[p][v]);
       for (int pixel = 0; pixel < 2; ++pixel) {
-        uint16_t* row = partial + (2 * p + pixel) * kBlock + v * B::kBytes;
+        uint16_t* row = partial + lut_block_of<B>(v) * partial_stride + (2 * p + pixel) * kBlock + lut_byte_of<B>(v);
         B even = n.even[pixel], odd = n.odd[pixel];
         if (!first) {
           even = even.add16(B::load(reinterpret_cast<const uint8_t*>(row)));
           odd = odd.add16(B::load(reinterpret_cast<const uint8_t*>(row + kHalf)));
         }
         if (last) {
-          float* to = acc + (2 * p + pixel) * kBlock + v * B::kBytes;
+          float* to = acc + (lut_block_of<B>(v) * 2 * P + 2 * p + pixel) * kBlock + lut_byte_of<B>(v);
           even.store_dots(to, base[2 * p + pixel]);
           odd.store_dots(to + kHalf, base[2 * p + pixel]);
         } else {
@@ -111,33 +115,36 @@ inline void lut_micro(const LutLayer& layer, const uint16_t* const* pairs, int b
     }
 }
 
-// One block of output channels for a tile of pixel pairs.
+// P pairs at a time as long as there are as many; returns the first pair that is left.
 template <class B, class F, int P, int V>
-void lut_block(const LutLayer& layer, const LutTile& tile, const uint8_t* weights, const Epilogue& e, int channel,
-               int channel_count) {
-  alignas(64) float acc[2 * P * kBlock];
+inline int lut_pairs(const LutLayer& layer, const LutTile& tile, const uint8_t* weights, const Epilogue& e, int channel,
+                     int channel_count, int begin, int end, bool first, bool last, int p) {
+  alignas(64) float acc[(lut_block_of<B>(V - 1) + 1) * 2 * P * kBlock];
+  const size_t stride = static_cast<size_t>(2) * tile.pair_count * kBlock;
+  for (; p + P <= tile.pair_count; p += P) {
+    lut_micro<B, P, V>(layer, tile.pairs + p, begin, end, weights, first, last, tile.partial + 2 * p * kBlock, stride,
+                       tile.base + 2 * p, acc);
+    if (!last) continue;
+    const int pixels = tile.pixel_count - 2 * p < 2 * P ? tile.pixel_count - 2 * p : 2 * P;
+    for (int c = 0; c < channel_count; c += kBlock)
+      epilogue<F>(e, acc + c / kBlock * 2 * P * kBlock, tile.first_pixel + 2 * p, pixels, channel + c,
+                  channel_count - c < kBlock ? channel_count - c : kBlock);
+  }
+  return p;
+}
+
+// V vectors of output channels, one block or several, for a tile of pixel pairs.
+template <class B, class F, int P, int V>
+void lut_block(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel, int channel_count) {
   const int chunks = (layer.nibbles + kLutChunk - 1) / kLutChunk;
   const int triples = (layer.nibbles + 2) / 3;
   for (int chunk = 0; chunk < chunks; ++chunk) {
     const int begin = triples * chunk / chunks * 3;
     const int end = chunk + 1 == chunks ? layer.nibbles : triples * (chunk + 1) / chunks * 3;
     const bool first = chunk == 0, last = chunk + 1 == chunks;
-    const uint8_t* w = weights + static_cast<size_t>(begin) * kBlock;
-    int p = 0;
-    for (; p + P <= tile.pair_count; p += P) {
-      lut_micro<B, P, V>(layer, tile.pairs + p, begin, end, w, first, last, tile.partial + 2 * p * kBlock,
-                         tile.base + 2 * p, acc);
-      if (!last) continue;
-      const int pixels = tile.pixel_count - 2 * p < 2 * P ? tile.pixel_count - 2 * p : 2 * P;
-      epilogue<F>(e, acc, tile.first_pixel + 2 * p, pixels, channel, channel_count);
-    }
-    for (; p < tile.pair_count; ++p) {
-      lut_micro<B, 1, V>(layer, tile.pairs + p, begin, end, w, first, last, tile.partial + 2 * p * kBlock,
-                         tile.base + 2 * p, acc);
-      if (!last) continue;
-      const int pixels = tile.pixel_count - 2 * p < 2 ? 1 : 2;
-      epilogue<F>(e, acc, tile.first_pixel + 2 * p, pixels, channel, channel_count);
-    }
+    const uint8_t* w = layer.weights + (static_cast<size_t>(block) * layer.nibbles + begin) * kBlock;
+    const int p = lut_pairs<B, F, P, V>(layer, tile, w, e, channel, channel_count, begin, end, first, last, 0);
+    lut_pairs<B, F, 1, V>(layer, tile, w, e, channel, channel_count, begin, end, first, last, p);
   }
 }
 
