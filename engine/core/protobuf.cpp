@@ -4,6 +4,10 @@
 
 #include "core/error.h"
 
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "The loader copies numbers as they stand in the file: little endian."
+#endif
+
 namespace nasb::protobuf {
 namespace {
 

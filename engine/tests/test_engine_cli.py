@@ -156,7 +156,7 @@ def test_info(engine: Engine, model_file: ModelFile) -> None:
     assert found["ops"] == found["real_macs"] + found["binary_macs"] / 64
     assert found["metadata"]["nasb.layout_version"] == "1"
     text = engine("info", model_file("classifier")).stdout
-    assert "reference   compiled, supported by this CPU, equal to the reference" in text
+    assert "reference           compiled, supported by this CPU, equal to the reference" in text
     assert "4 classes: cat, dog, horse, émeu" in text
 
 

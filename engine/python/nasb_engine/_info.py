@@ -58,7 +58,7 @@ def describe_machine(record: dict[str, Any]) -> str:
             "equal to the reference" if kernel["verified"] else "not verified",
         ]
         note = f" ({kernel['note']})" if kernel["note"] else ""
-        lines.append(f"  {kernel['name']:<12}{', '.join(states)}{note}")
+        lines.append(f"  {kernel['name']:<20}{', '.join(states)}{note}")
     return "\n".join(lines)
 
 
