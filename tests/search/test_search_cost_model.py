@@ -25,7 +25,7 @@ CASES = [  # nodes, operations: all choices of all edges are enumerated
 def enumerated(network, backbone, alphas):
     """The mean of the OPs over every choice of every edge; each cell by itself, since costs add up."""
     total = backbone
-    for name, cell in CostModel(network, backbone).cells.items():
+    for name, cell in CostModel.of_ops(network, backbone).cells.items():
         edges = [(key, cell.edge(key)) for key in cell.edge_keys]
         for choice in itertools.product(*(range(len(edge.names)) for _, edge in edges)):
             probability, chosen, bops = 1.0, [], {}
@@ -42,34 +42,34 @@ def enumerated(network, backbone, alphas):
 @pytest.mark.parametrize("sharp", [0.3, 3.0])
 def test_expected_ops_are_the_mean_over_all_choices(nodes, operations, sharp):
     network, backbone, _, _ = searchable(4, 6, nodes=nodes, operations=operations)
-    model = CostModel(network, backbone)
+    model = CostModel.of_ops(network, backbone)
     generator = torch.Generator().manual_seed(nodes)
     probabilities = {
-        key: (sharp * torch.randn(len(bops), generator=generator)).softmax(0) for key, bops in model.bops.items()
+        key: (sharp * torch.randn(len(bops), generator=generator)).softmax(0) for key, bops in model.costs.items()
     }
     expected = enumerated(network, backbone, probabilities)
-    assert float(model.expected_ops(probabilities)) == pytest.approx(expected, rel=1e-5)
+    assert float(model.expected(probabilities)) == pytest.approx(expected, rel=1e-5)
     assert expected > backbone
 
 
 def test_expected_ops_of_a_certain_choice_are_the_ops_of_its_architecture():
     network, backbone, _, _ = searchable(4, 6, 6, nodes=2)
-    model = CostModel(network, backbone)
+    model = CostModel.of_ops(network, backbone)
     generator = torch.Generator().manual_seed(1)
     for _ in range(20):
         probabilities, cells = {}, {name: [] for name in model.cells}
-        for (name, key), bops in model.bops.items():
+        for (name, key), bops in model.costs.items():
             index = int(torch.randint(len(bops), (), generator=generator))
             probabilities[name, key] = torch.nn.functional.one_hot(torch.tensor(index), len(bops)).float()
             cells[name].append(Edge(key[0], key[1], model.cells[name].edge(key).names[index]))
-        assert float(model.expected_ops(probabilities)) == pytest.approx(model.ops(cells), rel=1e-6)
+        assert float(model.expected(probabilities)) == pytest.approx(model.of(cells), rel=1e-6)
 
 
 def test_expected_ops_have_the_gradient_of_the_enumeration():
     network, backbone, _, _ = searchable(4, 6, nodes=1, operations=["identity", "bin_conv_1x1"])
-    model = CostModel(network, backbone)
-    alphas = {key: torch.randn(len(bops), requires_grad=True) for key, bops in model.bops.items()}
-    model.expected_ops({key: alpha.softmax(0) for key, alpha in alphas.items()}).backward()
+    model = CostModel.of_ops(network, backbone)
+    alphas = {key: torch.randn(len(bops), requires_grad=True) for key, bops in model.costs.items()}
+    model.expected({key: alpha.softmax(0) for key, alpha in alphas.items()}).backward()
     for key, alpha in alphas.items():
         for index in range(len(alpha)):
             values = []
@@ -85,7 +85,7 @@ def test_expected_ops_have_the_gradient_of_the_enumeration():
 @pytest.mark.parametrize("bases", [1, 2])
 def test_ops_of_an_architecture_are_what_the_counter_finds_in_the_derived_network(nodes, bases):
     network, backbone, host, config = searchable(4, 6, 6, nodes=nodes, bases=bases)
-    model = CostModel(network, backbone)
+    model = CostModel.of_ops(network, backbone)
     generator = torch.Generator().manual_seed(nodes)
     for _ in range(4):
         cells = {}
@@ -97,17 +97,17 @@ def test_ops_of_an_architecture_are_what_the_counter_finds_in_the_derived_networ
                 edges.append(Edge(source, target, names[index]))
             cells[name] = prune(edges, nodes)
         derived = convert(host, SHAPE, cell=config, cells=cells)
-        assert model.ops(cells) == count(derived, SHAPE).ops
-        spent = [model.cell_ops(name, edges) for name, edges in cells.items()]
-        assert model.ops(cells) == pytest.approx(backbone + sum(spent))
+        assert model.of(cells) == count(derived, SHAPE).ops
+        spent = [model.of_cell(name, edges) for name, edges in cells.items()]
+        assert model.of(cells) == pytest.approx(backbone + sum(spent))
 
 
 def test_dead_edges_cost_nothing():
     network, backbone, _, _ = searchable(4, 6, nodes=2)
-    model = CostModel(network, backbone)
+    model = CostModel.of_ops(network, backbone)
     (name,) = model.cells
-    assert model.cell_ops(name, [Edge(0, 1, "bin_conv_3x3"), Edge(2, 3, "bin_conv_3x3")]) == 0
+    assert model.of_cell(name, [Edge(0, 1, "bin_conv_3x3"), Edge(2, 3, "bin_conv_3x3")]) == 0
     alive = [Edge(0, 1, "bin_conv_3x3"), Edge(1, 3, "identity")]
-    assert model.cell_ops(name, alive) == 4 * 4 * 6 * 4 * 9 / 64
-    assert model.cell_ops(name, [Edge(0, 3, "bin_conv_1x1"), *alive]) == 4 * 4 * 6 * 4 * 10 / 64
+    assert model.of_cell(name, alive) == 4 * 4 * 6 * 4 * 9 / 64
+    assert model.of_cell(name, [Edge(0, 3, "bin_conv_1x1"), *alive]) == 4 * 4 * 6 * 4 * 10 / 64
     assert all(OPERATIONS[e.operation].paid == (e.operation != "identity") for e in alive)

@@ -18,7 +18,7 @@ class Space:
 
     def __init__(self, *widths, nodes=1, operations=None):
         network, self.backbone, _, _ = searchable(*widths, nodes=nodes, operations=operations)
-        self.cost = CostModel(network, self.backbone)
+        self.cost = CostModel.of_ops(network, self.backbone)
         self.names = {
             name: {key: cell.edge(key).names for key in cell.edge_keys} for name, cell in self.cost.cells.items()
         }
@@ -77,17 +77,17 @@ def test_never_above_the_budget_and_no_more_than_one_percent_idle(space, budget,
     for seed in range(2):
         budget_ops = budget * space.backbone
         cells = space.derive(space.random(seed, none), budget_ops)
-        spent = space.cost.ops(cells)
+        spent = space.cost.of(cells)
         assert spent <= budget_ops
         assert all(edges == prune(edges, space.nodes) for edges in cells.values())
         if spent < (1 - IDLE) * budget_ops:  # then no operation is left that would fit
             for other in swap_one(space, cells):
-                assert not spent < space.cost.ops(other) <= budget_ops
+                assert not spent < space.cost.of(other) <= budget_ops
 
 
 def test_a_budget_of_the_backbone_alone_gives_the_hand_made_network_or_free_operations(space):
     cells = space.derive(space.random(0), space.backbone)
-    assert space.cost.ops(cells) == space.backbone
+    assert space.cost.of(cells) == space.backbone
 
 
 def test_a_budget_below_the_backbone_is_refused(space):
@@ -105,9 +105,9 @@ def test_where_the_most_probable_architecture_meets_the_budget_it_is_derived(see
         return sum(logs[cell][key][index] for key, index in chosen.items())
 
     most, chosen = max(space.architectures(cell), key=lambda pair: log_probability(pair[1]))
-    ops = space.cost.ops({cell: most})
+    ops = space.cost.of({cell: most})
     budget_ops = ops * 1.005
-    fitting = [(e, c) for e, c in space.architectures(cell) if space.cost.ops({cell: e}) <= budget_ops]
+    fitting = [(e, c) for e, c in space.architectures(cell) if space.cost.of({cell: e}) <= budget_ops]
     best, _ = max(fitting, key=lambda pair: log_probability(pair[1]))
     assert space.derive(logs, budget_ops)[cell] == prune(best, 1) == prune(most, 1)
     assert chosen
@@ -127,7 +127,7 @@ def test_a_way_through_an_inside_node_is_opened_where_it_is_probable():
     space = Space(4, 4, nodes=1, operations=["identity", "bin_conv_3x3"])
     (cell,) = space.names
     logs = space.certain({(0, 1, "bin_conv_3x3"): 0.45, (1, 2, "identity"): 0.45, (0, 2, "bin_conv_3x3"): 0.01})
-    one = space.cost.ops({cell: [Edge(0, 2, "bin_conv_3x3")]})
+    one = space.cost.of({cell: [Edge(0, 2, "bin_conv_3x3")]})
     assert space.derive(logs, one)[cell] == (Edge(0, 1, "bin_conv_3x3"), Edge(1, 2, "identity"))
     logs = space.certain({(0, 1, "bin_conv_3x3"): 0.1, (1, 2, "identity"): 0.1, (0, 2, "bin_conv_3x3"): 0.3})
     assert space.derive(logs, one)[cell] == (Edge(0, 2, "bin_conv_3x3"),)
@@ -137,11 +137,11 @@ def test_what_is_least_probable_goes_first():
     space = Space(4, 4, 4, nodes=0, operations=["bin_conv_1x1", "bin_conv_3x3"])
     first, second = space.names
     logs = {first: {(0, 1, True): [-1.0, -5.0, -0.5]}, second: {(0, 1, True): [-2.5, -5.0, -0.2]}}
-    both = space.cost.ops({first: [Edge(0, 1, "bin_conv_3x3")], second: [Edge(0, 1, "bin_conv_3x3")]})
+    both = space.cost.of({first: [Edge(0, 1, "bin_conv_3x3")], second: [Edge(0, 1, "bin_conv_3x3")]})
     assert space.derive(logs, both) == {first: (Edge(0, 1, "bin_conv_3x3"),), second: (Edge(0, 1, "bin_conv_3x3"),)}
     # Both cost the same ("first" strides, but reads a map four times as large): giving up the first loses less.
-    first_ops = space.cost.cell_ops(first, [Edge(0, 1, "bin_conv_3x3")])
-    assert first_ops == space.cost.cell_ops(second, [Edge(0, 1, "bin_conv_3x3")])
+    first_ops = space.cost.of_cell(first, [Edge(0, 1, "bin_conv_3x3")])
+    assert first_ops == space.cost.of_cell(second, [Edge(0, 1, "bin_conv_3x3")])
     cells = space.derive(logs, both - first_ops)
     assert cells == {first: (), second: (Edge(0, 1, "bin_conv_3x3"),)}
 
@@ -149,6 +149,6 @@ def test_what_is_least_probable_goes_first():
 def test_the_likeliest_of_equal_cost_fills_the_budget():
     space = Space(4, 4, nodes=0, operations=["bin_conv_3x3", "dil_bin_conv_3x3"])
     (cell,) = space.names
-    one = space.cost.ops({cell: [Edge(0, 1, "bin_conv_3x3")]})
+    one = space.cost.of({cell: [Edge(0, 1, "bin_conv_3x3")]})
     for name, logs in (("bin_conv_3x3", [-0.1, -2.0, -3.0]), ("dil_bin_conv_3x3", [-0.1, -3.0, -2.0])):
         assert space.derive({cell: {(0, 1, True): logs}}, one) == {cell: (Edge(0, 1, name),)}

@@ -21,7 +21,7 @@ def searcher_of(*widths, nodes=1, operations=None, **options):
 @pytest.mark.parametrize("budget", [1.05, 1.1, 1.3, 1.5])
 def test_the_start_meets_the_budget(nodes, budget):
     searcher = searcher_of(nodes=nodes, budget=budget)
-    assert searcher.expected_ops() == pytest.approx(searcher.budget_ops, rel=1e-3)
+    assert searcher.expected_cost() == pytest.approx(searcher.budget, rel=1e-3)
     assert searcher.report().ops_ratio == pytest.approx(budget, rel=1e-3)
 
 
@@ -76,14 +76,14 @@ def set_none(searcher, logit):
 def test_the_budget_pulls_from_both_sides(above, weight):
     searcher = searcher_of(nodes=0, operations=["bin_conv_1x1", "bin_conv_3x3"], budget=1.1, budget_weight=weight)
     set_none(searcher, -2.0 if above else 6.0)
-    assert (searcher.expected_ops() > searcher.budget_ops) is above
+    assert (searcher.expected_cost() > searcher.budget) is above
     found = gradients_of(searcher)
     alphas = [torch.nn.Parameter(alpha.detach().clone()) for alpha in searcher.alphas()]
-    spent = searcher.cost.backbone_ops
+    spent = searcher.cost.backbone
     for alpha, edge in zip(alphas, searcher.edges, strict=True):
         spent = spent + alpha.softmax(0) @ torch.tensor(edge.bops, dtype=torch.float32) / 64
     side = 1 if above else -1
-    expected = torch.autograd.grad(side * weight * (spent / searcher.budget_ops).log(), alphas)
+    expected = torch.autograd.grad(side * weight * (spent / searcher.budget).log(), alphas)
     assert len(found) == len(expected) == 2
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
@@ -169,7 +169,7 @@ def test_random_search_derives_its_best_candidate_within_the_budget():
     assert len(seen) == 12
     assert len({str(sorted((k, sorted(v)) for k, v in cells.items())) for _, cells in seen}) > 6
     derived = searcher.derive()
-    assert searcher.cost.ops(derived) <= searcher.budget_ops
+    assert searcher.cost.of(derived) <= searcher.budget
     best = min(seen, key=lambda pair: pair[0])[1]
     found = {name: {(e.source, e.target, e.operation) for e in edges} for name, edges in derived.items() if edges}
     assert found == best
@@ -206,6 +206,6 @@ def test_a_collapse_is_told():
     searcher = searcher_of(4, 4, nodes=0, operations=["bin_conv_1x1", "bin_conv_3x3"], budget=1.5)
     (edge,) = searcher.edges
     edge.alpha.data.copy_(torch.tensor([0.0, 0.0, 30.0]))
-    ratio = searcher.expected_ops() / searcher.cost.backbone_ops
-    searcher.budget_ops = searcher.cost.backbone_ops * ratio
+    ratio = searcher.expected_cost() / searcher.cost.backbone
+    searcher.budget = searcher.cost.backbone * ratio
     assert "entropy" in searcher.report().warning

@@ -26,6 +26,23 @@ class Session:
     @property
     def tensor_names(self) -> list[str]: ...
 
+def measure(
+    kind: str,
+    in_channels: int,
+    in_height: int,
+    in_width: int,
+    out_channels: int,
+    kernel_size: int = 1,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+    residual: bool = True,
+    sign_output: bool = False,
+    repeats: int = 20,
+    threads: int = 1,
+    kernel: str = "",
+) -> list[float]: ...
 def kernels() -> list[dict[str, Any]]: ...
 def cpu_name() -> str: ...
 def version() -> str: ...

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from nasb_engine._core import EngineError
 from nasb_engine._session import Session, __version__
+from nasb_engine.latency import add_command as add_latency_table
 
 
 class _Parser(argparse.ArgumentParser):
@@ -103,6 +104,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, default=30, help="rounds, each with a turn of every peer")
     made.add_argument("--layers", action="store_true", help="print the time of each layer, too")
     made.set_defaults(function=_bench)
+
+    add_latency_table(commands)
     return p
 
 

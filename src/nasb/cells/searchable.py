@@ -60,10 +60,8 @@ class SearchableEdge(nn.Module):
         return total
 
 
-def searchable_edges(
-    shape: ConvShape, config: CellConfig, operations: Sequence[str] | None
-) -> dict[EdgeKey, nn.Module]:
-    """Build every edge of a searchable cell with the candidates that fit there.
+def candidates(shape: ConvShape, config: CellConfig, operations: Sequence[str] | None) -> dict[EdgeKey, list[str]]:
+    """Return the candidates of every edge of a searchable cell, "none" first.
 
     Args:
         shape: the convolution whose place the cell takes.
@@ -76,7 +74,7 @@ def searchable_edges(
     """
     for name in operations or ():
         OPERATIONS[name]  # raises with the closest known names
-    edges: dict[EdgeKey, nn.Module] = {}
+    edges: dict[EdgeKey, list[str]] = {}
     chosen = [name for name in (OPERATIONS if operations is None else operations) if name != NONE]
     for source, target in node_pairs(config.nodes):
         wanted = edge_shape(shape, source)
@@ -89,8 +87,18 @@ def searchable_edges(
                 and not (name == "identity" and source == 0 and target == config.nodes + 1)
             ]
             if names:
-                edges[source, target, paid] = SearchableEdge([NONE, *names], wanted, config)
+                edges[source, target, paid] = [NONE, *names]
     return edges
+
+
+def searchable_edges(
+    shape: ConvShape, config: CellConfig, operations: Sequence[str] | None
+) -> dict[EdgeKey, nn.Module]:
+    """Build every edge of a searchable cell with the candidates that fit there; see `candidates`."""
+    return {
+        key: SearchableEdge(names, edge_shape(shape, key[0]), config)
+        for key, names in candidates(shape, config, operations).items()
+    }
 
 
 def searchable_cells(network: nn.Module) -> dict[str, Cell]:

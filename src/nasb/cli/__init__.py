@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("nasb.cli.inference", "classes of images"),
     "bench": ("nasb.cli.exported", "speed of an exported file beside other engines"),
     "export": ("nasb.cli.deploy", "ONNX file of a trained network, one bit per binary weight"),
+    "latency-table": ("nasb.cli.latency", "milliseconds of each operation of a search space on this device"),
     "summary": ("nasb.cli.inspection", "cost of a network, layer by layer"),
     "plan": ("nasb.cli.inspection", "what conversion makes of each convolution of a host, and why"),
     "draw": ("nasb.cli.inspection", "picture of an architecture"),
@@ -72,7 +73,9 @@ def _find(name: str) -> Callable[[Sequence[str]], int | None]:
 
     if name not in COMMANDS:
         raise UserError(f"{unknown_name('command', name, COMMANDS)}; see nasb --help")
-    function: Callable[[Sequence[str]], int | None] = getattr(import_module(COMMANDS[name][0]), f"{name}_command")
+    function: Callable[[Sequence[str]], int | None] = getattr(
+        import_module(COMMANDS[name][0]), f"{name.replace('-', '_')}_command"
+    )
     return function
 
 

@@ -94,14 +94,48 @@ def summary_command(arguments: Sequence[str]) -> None:
     p.add_argument("--num-classes", type=int, default=None, help="classes; null: the network's own")
     p.add_argument("--option", action="append", default=[], help="key=value, e.g. stem_stride=2 or bases=3; repeatable")
     p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument(
+        "--latency-table", type=str, default=None, help="predict milliseconds by it; null: the run directory's, if any"
+    )
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
     _load_plugin(values.plugin)
     from nasb.cost import count, render
 
     network, shape = build_target(values.target, values.input_size, values.option, values.num_classes)
+    latency = _latency(values.target, values.latency_table, network, shape)
     result = count(network, shape)
-    print(json.dumps(result.to_dict(), indent=1) if values.json else render(result))
+    if values.json:
+        print(json.dumps(result.to_dict() | latency, indent=1))
+        return
+    print(render(result))
+    if latency:
+        print(f"latency: {latency['predicted_ms']:.4g} ms predicted, on {latency['conditions']}")
+
+
+def _latency(target: str, given: str | None, network: "nn.Module", shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Return the predicted milliseconds of an architecture by a latency table; nothing where there is no table.
+
+    Raises:
+        UserError: the target is no architecture, or the table does not fit it.
+    """
+    kept = Path(target, "latency-table.json")
+    if given is None and not kept.is_file():
+        return {}
+    from nasb.cost.latency import LatencyTable
+
+    table = LatencyTable.load(kept if given is None else given)
+    architecture = find_architecture(target)
+    if architecture is None:
+        raise UserError(f"{target}: --latency-table is for architectures: an architecture.json or a run directory")
+    if shape != architecture.input_shape:
+        if given is None:
+            return {}
+        raise UserError(
+            f"--input-size is {'x'.join(map(str, shape))}: milliseconds are predicted at the architecture's own size, "
+            f"{'x'.join(map(str, architecture.input_shape))}"
+        )
+    return {"predicted_ms": table.predict_architecture(architecture, network), "conditions": table.conditions}
 
 
 def plan_command(arguments: Sequence[str]) -> None:

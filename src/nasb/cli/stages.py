@@ -35,6 +35,8 @@ def _run(command: str, description: str, arguments: Sequence[str], stage: str | 
         if first:
             print(pipeline.data.describe(), file=sys.stderr)
             print(pipeline.describe_network(), file=sys.stderr)
+            for line in pipeline.describe_budget():
+                print(line, file=sys.stderr)
             teachers = ", ".join(f"{stage} {name}" for stage, name in pipeline.teachers().items())
             print(f"teachers: {teachers}", file=sys.stderr)
         pipeline.run_stages(pipeline.stages() if stage is None else [stage])
@@ -53,8 +55,9 @@ def _print_summary(summary: dict[str, object], out: str) -> None:
         value = summary[key]
         return f"{value:.2f}%" if isinstance(value, float) else "no images"
 
+    predicted = f"; {summary['predicted_ms']:.4g} ms predicted" if "predicted_ms" in summary else ""
     print(
         f"{out}: Top-1 test {percent('test_top1')}, validation {percent('validation_top1')}; "
         f"{summary['ops']:.4g} OPs ({summary['ops_ratio']:.3f} of the backbone, "
-        f"{summary['added_binary_macs']:+.0%} binary MACs), {summary['memory_bits'] / 8000:.4g} kB"  # type: ignore[operator]
+        f"{summary['added_binary_macs']:+.0%} binary MACs), {summary['memory_bits'] / 8000:.4g} kB{predicted}"  # type: ignore[operator]
     )

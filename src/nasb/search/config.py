@@ -14,7 +14,12 @@ class SearchConfig:
     strategy: str = "gumbel"
     """How paths are sampled and alpha is updated: `nasb list strategies`."""
     budget: float = 1.10
-    """Largest OPs of the derived network, relative to its backbone alone (every edge "none")."""
+    """Largest OPs of the derived network, relative to its backbone alone (every edge "none"). Not used where there is a
+    budget_ms."""
+    budget_ms: float | None = None
+    """Largest latency of the derived network in milliseconds, instead of the budget on OPs; needs latency_table."""
+    latency_table: str | None = None
+    """Milliseconds of each operation on the device that the network is for: `nasb latency-table`."""
     epochs: int = 10
     """Epochs of the search, over one half of the training images for weights and the other for alpha."""
     warmup_epochs: int = 2
@@ -24,7 +29,7 @@ class SearchConfig:
     alpha_learning_rate: float = 5e-2
     """Learning rate of alpha (Adam)."""
     budget_weight: float = 1.0
-    """Weight w of the budget in the objective: cross-entropy + w * |log(E[OPs] / budget)|."""
+    """Weight w of the budget in the objective: cross-entropy + w * |log(E[OPs or ms] / budget)|."""
     uniform_paths: float = 0.2
     """Share of weight steps whose path is drawn from the starting distribution, for exploration."""
     free_share: float = 0.25
@@ -56,6 +61,11 @@ class SearchConfig:
             raise UserError(
                 f'search.budget is {self.budget}, but a network with every edge "none" costs 1.0. Give one >= 1.0'
             )
+        if (self.budget_ms is None) != (self.latency_table is None):
+            raise UserError(
+                f"search.budget_ms is {self.budget_ms} and search.latency_table is {self.latency_table}; give both, "
+                "for a budget in milliseconds, or neither"
+            )
         if self.weights not in ("binary", "real"):
             raise UserError(f"search.weights is {self.weights!r}; accepted: binary, real")
         for key in ("epochs", "candidates", "candidate_batches"):
@@ -68,7 +78,10 @@ class SearchConfig:
         for key in ("uniform_paths", "free_share", "pair_share"):
             if not 0 <= getattr(self, key) <= 1:
                 raise UserError(f"search.{key} is {getattr(self, key)}; accepted: 0 to 1")
-        for key in ("learning_rate", "alpha_learning_rate", "temperature", "final_temperature", "entropy_decay"):
+        for key in (
+            *("learning_rate", "alpha_learning_rate", "temperature", "final_temperature", "entropy_decay"),
+            *(() if self.budget_ms is None else ("budget_ms",)),
+        ):
             if not getattr(self, key) > 0:
                 raise UserError(f"search.{key} is {getattr(self, key)}; it must be above 0")
         for key in ("budget_weight", "entropy_weight"):

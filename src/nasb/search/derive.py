@@ -1,9 +1,9 @@
 """Derivation: alpha in, an architecture within the budget out.
 
 First the most probable operation of every edge. Then one change after the other, each of one or two edges of a cell:
-while the network costs too much, the change that loses least log-probability per OP saved; while more than 1% of the
-budget lies idle, the change that gains most (or loses least) per OP added. Two edges change at once so that a way
-through an inside node, which costs nothing until both of its edges are there, can be opened or closed.
+while the network costs too much, the change that loses least log-probability per OP (or millisecond) saved; while more
+than 1% of the budget lies idle, the change that gains most (or loses least) per OP added. Two edges change at once so
+that a way through an inside node, which costs nothing until both of its edges are there, can be opened or closed.
 """
 
 import itertools
@@ -27,7 +27,7 @@ class Derivation:
         cost: the cost model.
         names: for each cell and edge the candidates' names, "none" first.
         log_probabilities: the same with the log-probability of each.
-        budget_ops: OPs that the derived network may have.
+        budget: what the derived network may cost, in the cost model's unit.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class Derivation:
         cost: CostModel,
         names: Mapping[str, Mapping[EdgeKey, Sequence[str]]],
         log_probabilities: Mapping[str, Mapping[EdgeKey, Sequence[float]]],
-        budget_ops: float,
+        budget: float,
     ) -> None:
-        self.cost, self.names, self.log_probabilities, self.budget_ops = cost, names, log_probabilities, budget_ops
+        self.cost, self.names, self.log_probabilities, self.budget = cost, names, log_probabilities, budget
         self.choices: dict[str, Choice] = {
             cell: {key: max(range(len(p)), key=p.__getitem__) for key, p in edges.items()}
             for cell, edges in log_probabilities.items()
@@ -50,13 +50,13 @@ class Derivation:
         Raises:
             UserError: the budget is below the backbone alone.
         """
-        if self.budget_ops < self.cost.backbone_ops:
+        if self.budget < self.cost.backbone:
             raise UserError("the search's budget is below the cost of the backbone alone")
-        spent = {cell: self.cost.cell_ops(cell, self._edges(cell, choice)) for cell, choice in self.choices.items()}
-        total = self.cost.backbone_ops + sum(spent.values())
+        spent = {cell: self.cost.of_cell(cell, self._edges(cell, choice)) for cell, choice in self.choices.items()}
+        total = self.cost.backbone + sum(spent.values())
         while True:
-            room = self.budget_ops - total
-            if 0 <= room <= IDLE * self.budget_ops:
+            room = self.budget - total
+            if 0 <= room <= IDLE * self.budget:
                 break
             move = self._best_move(room)
             if move is None:
@@ -74,7 +74,7 @@ class Derivation:
         return [Edge(key[0], key[1], self.names[cell][key][index]) for key, index in choice.items()]
 
     def _best_move(self, room: float) -> tuple[str, Choice, float] | None:
-        """Return (cell, changes, OPs added) of the best change; `room` < 0: OPs must be saved."""
+        """Return (cell, changes, cost added) of the best change; `room` < 0: there is too much."""
         best: tuple[float, str, Choice, float] | None = None
         for cell in self.choices:
             if cell not in self._moves:
@@ -88,12 +88,12 @@ class Derivation:
         return None if best is None else best[1:]
 
     def _changes(self, cell: str) -> Iterator[tuple[Choice, float, float]]:
-        """Yield every change of one or two edges that changes a cell's OPs: (changes, log-probability, OPs added)."""
+        """Yield every change of one or two edges that changes a cell's cost: (changes, log-probability, cost added)."""
         choice, logs = self.choices[cell], self.log_probabilities[cell]
-        before = self.cost.cell_ops(cell, self._edges(cell, choice))
+        before = self.cost.of_cell(cell, self._edges(cell, choice))
         single = [(key, index) for key in choice for index in range(len(logs[key])) if index != choice[key]]
         pairs = (pair for pair in itertools.combinations(single, 2) if pair[0][0] != pair[1][0])
         for changes in itertools.chain(((change,) for change in single), pairs):
-            added = self.cost.cell_ops(cell, self._edges(cell, {**choice, **dict(changes)})) - before
+            added = self.cost.of_cell(cell, self._edges(cell, {**choice, **dict(changes)})) - before
             if added:
                 yield dict(changes), sum(logs[key][i] - logs[key][choice[key]] for key, i in changes), added

@@ -1,13 +1,14 @@
 """Searcher: alpha, its objective and its optimizer over one searchable network; watching it; deriving from it.
 
-Objective of alpha: ``cross-entropy + w * |log(E[OPs] / budget)| - entropy bonus``, two-sided in the budget (a
-one-sided penalty left half of it unspent). Alpha starts where E[OPs] meets the budget, with its mass on "none", so
-that a step costs about what a step of the derived network costs.
+Objective of alpha: ``cross-entropy + w * |log(E[cost] / budget)| - entropy bonus``, two-sided in the budget (a
+one-sided penalty left half of it unspent). Costs are OPs or, with a latency table, milliseconds. Alpha starts where
+E[cost] meets the budget, with its mass on "none", so that a step costs about what a step of the derived network costs.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +23,20 @@ from nasb.search.cost_model import CostModel
 from nasb.search.derive import Derivation
 from nasb.search.strategies import STRATEGIES
 
+if TYPE_CHECKING:
+    from nasb.cost.latency import LatencyTable
+
 
 @dataclass(frozen=True)
 class SearchReport:
-    """How the search stands: `entropy` of alpha in [0, 1] (1: uniform), `ops_ratio` = E[OPs] / backbone, `histogram`
-    of the derived architecture's operations, and a warning where the search collapses.
+    """How the search stands: `entropy` of alpha in [0, 1] (1: uniform), `ops_ratio` = E[OPs] / backbone, E[ms] where
+    there is a latency table, `histogram` of the derived architecture's operations, and a warning where the search
+    collapses.
     """
 
     entropy: float
     ops_ratio: float
+    expected_ms: float | None
     histogram: Mapping[str, int]
     warning: str | None
 
@@ -42,16 +48,26 @@ class Searcher:
         network: a searchable network.
         backbone_ops: OPs of the same network with every edge "none".
         config: options of the search.
+        table: with it the budget is `config.budget_ms`, in milliseconds.
+
+    Raises:
+        UserError: the network has no searchable edges, the table lacks an operation, or its backbone alone takes more
+            than the budget.
     """
 
-    def __init__(self, network: nn.Module, backbone_ops: float, config: SearchConfig) -> None:
+    def __init__(
+        self, network: nn.Module, backbone_ops: float, config: SearchConfig, table: "LatencyTable | None" = None
+    ) -> None:
         self.network, self.config = network, config
         self.named = list(named_edges(network))
         if not self.named:
             raise UserError("the network has no searchable edges: are there candidate operations besides none?")
         self.edges: list[SearchableEdge] = [edge for _, _, edge in self.named]
-        self.cost = CostModel(network, backbone_ops)
-        self.budget_ops = config.budget * backbone_ops
+        self.cost = self.ops = CostModel.of_ops(network, backbone_ops)
+        self.budget = config.budget * backbone_ops
+        if table is not None:
+            self.budget = checked_budget_ms(config.budget_ms, table)
+            self.cost = CostModel.of_milliseconds(network, table)
         self._start()
         starts = [edge.alpha.detach().softmax(0).cpu() for edge in self.edges]
         self.strategy = STRATEGIES[config.strategy](self.edges, starts, config)
@@ -72,21 +88,26 @@ class Searcher:
 
     @torch.no_grad()
     def _start(self) -> None:
-        """Set alpha so that E[OPs] meets the budget or comes nearest: bisection of the logit of none on paid edges."""
+        """Set alpha so that E[cost] meets the budget or comes nearest: bisection of the logit of none on paid edges.
+
+        Free operations cost milliseconds: where these are the budget, free edges are connected as rarely as paid ones,
+        and at most by their share.
+        """
         free_logit = _none_logit(1 - self.config.free_share)
+        free_lunch = self.cost is self.ops
         low, high = -20.0, 30.0
         for _ in range(60):
             middle = (low + high) / 2
             for _, (_, _, paid), edge in self.named:
                 edge.alpha.zero_()
                 # P(none) counts against all others together, so that it does not depend on how many there are.
-                logit = middle if paid else free_logit
+                logit = middle if paid else free_logit if free_lunch else max(free_logit, middle)
                 edge.alpha[0] = logit + math.log(len(edge.names) - 1)
-            low, high = (middle, high) if self.expected_ops() > self.budget_ops else (low, middle)
+            low, high = (middle, high) if self.expected_cost() > self.budget else (low, middle)
 
-    def expected_ops(self) -> float:
-        """Return E[OPs] of the whole network under alpha."""
-        return float(self.cost.expected_ops(self.probabilities()).detach())
+    def expected_cost(self) -> float:
+        """Return E[cost] of the whole network under alpha, in the budget's unit."""
+        return float(self.cost.expected(self.probabilities()).detach())
 
     def select_for_weights(self, generator: torch.Generator, *, warmup: bool) -> None:
         """Choose what the network computes in a step of weights."""
@@ -121,7 +142,7 @@ class Searcher:
         return float(cross_entropy.detach())
 
     def _budget_penalty(self, probabilities: Mapping[tuple[str, EdgeKey], Tensor]) -> Tensor:
-        ratio = self.cost.expected_ops(probabilities) / self.budget_ops
+        ratio = self.cost.expected(probabilities) / self.budget
         return self.config.budget_weight * ratio.log().abs()
 
     def _entropy_bonus(self, probabilities: Mapping[tuple[str, EdgeKey], Tensor], epoch: int) -> Tensor:
@@ -141,7 +162,7 @@ class Searcher:
         for cell, key, edge in self.named:
             names.setdefault(cell, {})[key] = edge.names
             logs.setdefault(cell, {})[key] = log_probabilities(edge.alpha).tolist()
-        return Derivation(self.cost, names, logs, self.budget_ops).run()
+        return Derivation(self.cost, names, logs, self.budget).run()
 
     def finish(self, loss: Callable[[], float], generator: torch.Generator) -> None:
         """Let the strategy do what is left after the last epoch; `loss` judges the selected paths."""
@@ -170,14 +191,19 @@ class Searcher:
         histogram = dict(sorted(histogram.items()))
         entropy = sum(relative) / len(relative)
         return SearchReport(
-            entropy, self.expected_ops() / self.cost.backbone_ops, histogram, self._collapse(cells, entropy)
+            entropy,
+            float(self.ops.expected(self.probabilities())) / self.ops.backbone,
+            None if self.cost is self.ops else self.expected_cost(),
+            histogram,
+            self._collapse(cells, entropy),
         )
 
     def _collapse(self, cells: Mapping[str, tuple[Edge, ...]], entropy: float) -> str | None:
         """Say so if the search has fallen back on what costs nothing, or has decided nothing at all."""
         paid = sum(OPERATIONS[edge.operation].paid for edges in cells.values() for edge in edges)
-        idle = 1 - self.cost.ops(cells) / self.budget_ops
-        if paid == 0 and self.config.budget > 1.01:
+        idle = 1 - self.cost.of(cells) / self.budget
+        affordable = self.budget > 1.01 * self.cost.backbone
+        if paid == 0 and affordable:
             return "the search collapses: the derived architecture has no binary convolution besides its backbone"
         mass: dict[str, float] = {}
         for _, (_, _, is_paid), edge in self.named:
@@ -185,11 +211,27 @@ class Searcher:
                 for name, p in zip(edge.names, edge.alpha.softmax(0).tolist(), strict=True):
                     mass[name] = mass.get(name, 0.0) + p
         paid_mass = 1 - mass.get(NONE, 0.0) / max(sum(mass.values()), 1e-9)
-        if paid_mass < 1e-3 and self.config.budget > 1.01:
+        if paid_mass < 1e-3 and affordable:
             return f'the search collapses to "none": paid operations hold {paid_mass:.2%} of the probability'
         if idle > 0.05:
             return f"the search leaves {idle:.0%} of the budget unspent"
         return "the search collapses: alpha has lost nearly all of its entropy" if entropy < 0.01 else None
+
+
+def checked_budget_ms(budget_ms: float | None, table: "LatencyTable") -> float:
+    """Return the budget in milliseconds.
+
+    Raises:
+        UserError: it is missing, or below what the table's backbone alone takes.
+    """
+    if budget_ms is None:
+        raise UserError("search.budget_ms is missing: search.latency_table is given")
+    if budget_ms < table.backbone_ms:
+        raise UserError(
+            f'search.budget_ms is {budget_ms:g}, but with every edge "none" the network takes {table.backbone_ms:g} ms '
+            f"already, by {table.path}. Give more"
+        )
+    return budget_ms
 
 
 def _none_logit(probability: float) -> float:

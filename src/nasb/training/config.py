@@ -201,6 +201,7 @@ MAY_CHANGE = (
     "checkpoint_minutes",
     "hardware",
     "plugin",
+    "search.latency_table",  # its content is compared with the run's copy
     "data.root",
     "data.workers",
     "data.in_memory",

@@ -13,6 +13,7 @@ from nasb.binary import set_phase
 from nasb.cells.architecture import Architecture
 from nasb.cells.operations import OPERATIONS
 from nasb.cost import Count, count
+from nasb.cost.latency import LatencyTable, network_key
 from nasb.data import ImageData, open_data
 from nasb.errors import UserError
 from nasb.files import write_text
@@ -21,13 +22,15 @@ from nasb.networks import create_host
 from nasb.networks.convert import convert
 from nasb.networks.plan import plan_of
 from nasb.plugin import load_plugin
+from nasb.search.cost_model import check_table
+from nasb.search.searcher import checked_budget_ms
 from nasb.seeding import derive_seed
 from nasb.training.config import RunConfig, StageConfig
 from nasb.training.evaluation import evaluate
 from nasb.training.fabric import create_fabric
 from nasb.training.loop import run_stage
 from nasb.training.optimization import create_teacher, freeze, load_weights
-from nasb.training.run_directory import STAGES, RunDirectory
+from nasb.training.run_directory import LATENCY_TABLE, STAGES, RunDirectory
 from nasb.training.search_stage import SearchStage
 from nasb.training.train_stage import TrainStage
 
@@ -53,11 +56,15 @@ class Pipeline:
         self.fabric: Fabric = create_fabric(config.hardware)
         self.data: ImageData = open_data(config.data, seed=config.seed)
         # Every fault of what the user gave shows before anything is written.
-        self.plan = plan_of(convert(self._host(), self.data.input_shape, cell=config.cell))
+        backbone = convert(self._host(), self.data.input_shape, cell=config.cell)
+        self.plan = plan_of(backbone)
+        self.table = self._latency_table(Path(out), backbone)
         self._check_files()
         self.run = RunDirectory(out, config, writes=self.fabric.is_global_zero)
         if self.run.writes:
             write_text(self.run / "plan.txt", f"{self.plan}\n")
+            if self.table is not None:
+                write_text(self.run / LATENCY_TABLE, self.table.text)
 
     def __enter__(self) -> "Pipeline":
         return self
@@ -100,6 +107,46 @@ class Pipeline:
             OPERATIONS[name]  # raises with the closest known names
         for stage in (self.config.pretrain, self.config.finetune):
             self._teacher(stage)
+
+    def _latency_table(self, out: Path, backbone: nn.Module) -> LatencyTable | None:
+        """Return the latency table that the config names, checked; a run that goes on has a copy of its own."""
+        search = self.config.search
+        if search.latency_table is None:
+            return None
+        kept = out / LATENCY_TABLE
+        if not kept.exists():
+            table = LatencyTable.load(search.latency_table)
+        else:
+            table = LatencyTable.load(kept)
+            given = Path(search.latency_table)
+            if given.exists() and LatencyTable.load(given).text != table.text:
+                raise UserError(
+                    f"{out}: holds another run: {given} is not the latency table that it was begun with, of which "
+                    f"{kept} is a copy. Give another directory to --out"
+                )
+        network = self.config.network
+        table.check_network(
+            network_key(network.host, network.options, self.data.num_classes, self.data.input_shape, self.config.cell)
+        )
+        check_table(table, backbone, search.operations)
+        checked_budget_ms(search.budget_ms, table)
+        return table
+
+    def describe_budget(self) -> list[str]:
+        """Return what is to be said of a budget in milliseconds; nothing without one."""
+        table, search = self.table, self.config.search
+        if table is None:
+            return []
+        lines = [
+            f"budget: {search.budget_ms:g} ms on {table.conditions}, where the backbone takes "
+            f"{table.backbone_ms:g} ms; search.budget, on OPs, is not used"
+        ]
+        if table.device.get("threads") != 1:
+            lines.append(
+                f"note: the latency table was made with {table.device.get('threads')} threads of the engine; its "
+                "milliseconds hold for as many"
+            )
+        return lines
 
     def describe_network(self) -> str:
         """Return one line: the host, and what becomes of its convolutions."""
@@ -155,7 +202,9 @@ class Pipeline:
             "moments, and activations on top",
             file=sys.stderr,
         )
-        stage = SearchStage(network, backbone_ops, self.data, config.search, self.fabric, seed=config.seed)
+        stage = SearchStage(
+            network, backbone_ops, self.data, config.search, self.fabric, seed=config.seed, table=self.table
+        )
         seconds = run_stage(stage, self.run, seed=config.seed, rank=self.fabric.global_rank)
         self._keep_architecture(stage.derive())
         self.run.finish_stage("search", seconds)
@@ -264,6 +313,7 @@ class Pipeline:
         summary = {
             **{f"{part}_top1": None if result is None else result.top1 for part, result in results.items()},
             **cost_summary(cost, backbone),
+            **self._latency_summary(architecture, model.network),
             "parameters": cost.parameters,
             "uncounted": list(cost.uncounted),
             "host": architecture.host,
@@ -277,6 +327,17 @@ class Pipeline:
         if self.run.writes:
             write_text(self.run / "summary.json", json.dumps(summary, indent=1) + "\n")
         return summary
+
+    def _latency_summary(self, architecture: Architecture, network: nn.Module) -> dict[str, Any]:
+        """Return the predicted milliseconds and the device that they are for; nothing without a latency table."""
+        if self.table is None:
+            return {}
+        return {
+            "predicted_ms": self.table.predict_architecture(architecture, network),
+            "backbone_ms": self.table.backbone_ms,
+            "budget_ms": self.config.search.budget_ms,
+            "device": dict(self.table.device),
+        }
 
 
 def cost_summary(cost: Count, backbone: Count) -> dict[str, float]:

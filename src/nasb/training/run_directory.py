@@ -5,6 +5,7 @@ environment.json     versions, hardware, command
 metrics.jsonl        a line for each epoch; bit-identical in a run that was stopped and resumed
 tensorboard/         the same as curves
 checkpoints/         one, for the stage that is under way
+latency-table.json   copy of the latency table, for a budget in milliseconds
 architecture.json    what the search found, and architecture.svg, its drawing
 pretrained.safetensors, model.safetensors
 stages.json          finished stages and their seconds
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 STAGES = ("search", "pretrain", "finetune")
+LATENCY_TABLE = "latency-table.json"
 
 
 class RunDirectory:

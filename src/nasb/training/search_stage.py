@@ -21,6 +21,8 @@ from nasb.training.optimization import learning_rate, set_learning_rate
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from nasb.cost.latency import LatencyTable
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -34,6 +36,7 @@ class SearchStage(Stage):
         config: options of the search.
         fabric: devices and precision.
         seed: of the run.
+        table: for a budget in milliseconds.
     """
 
     name = "search"
@@ -47,6 +50,7 @@ class SearchStage(Stage):
         fabric: "Fabric",
         *,
         seed: int,
+        table: "LatencyTable | None" = None,
     ) -> None:
         self.network, self.data, self.config, self.fabric = network, data, config, fabric
         self.seed, self.epochs, self.steps = (
@@ -58,7 +62,7 @@ class SearchStage(Stage):
         self.weights_config = StageConfig(epochs=config.epochs, learning_rate=config.learning_rate)
         network.to(memory_format=torch.channels_last)
         fabric.to_device(network)
-        self.searcher = Searcher(network, backbone_ops, config)
+        self.searcher = Searcher(network, backbone_ops, config, table)
         self.optimizer = torch.optim.AdamW(self.searcher.weights(), lr=config.learning_rate, weight_decay=0.0)
         self.model, self.fabric_optimizer = fabric.setup(network, self.optimizer, move_to_device=False)
         self.weights_score, self.alpha_score = Score(), Score()
@@ -142,6 +146,8 @@ class SearchStage(Stage):
             "expected_ops_ratio": report.ops_ratio,
             "operations": dict(report.histogram),
         }
+        if report.expected_ms is not None:
+            metrics["expected_ms"] = report.expected_ms
         if alpha.images > 1:
             metrics |= {"alpha_loss": alpha.loss, "alpha_top1": alpha.top1}
         return metrics, report.warning if epoch >= self.config.warmup_epochs else None
