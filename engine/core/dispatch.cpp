@@ -95,7 +95,7 @@ Result run_check(const ConvShape& s, int pad_value, Rectify rectify, bool residu
   e.rectify = rectify;
   e.slope = slope.data(), e.shift_in = shift.data(), e.shift_out = bias.data();
   e.output = r.values.data();
-  e.channels = s.out_channels;
+  e.channels = e.output_stride = s.out_channels;
   if (s.groups == 1 || s.group_outputs() % 32 == 0) {
     e.sign_outputs = 1;
     e.signs[0] = {threshold.data(), r.words.data(), (s.out_channels + 31) / 32};

@@ -72,7 +72,7 @@ class Planner {
         fuse(layer, *step);
       else
         step->operation = op_name(layer.op);
-      ready_[step->output] = true;
+      if (step->fused.first_channel == 0 && step->output_stride == step->output_channels) ready_[step->output] = true;
       plan_.steps.push_back(std::move(step));
     }
     plan_.tensors = graph_.tensors;
@@ -134,6 +134,7 @@ class Planner {
     }
     if (!f.scale.empty() && f.bias.empty()) f.bias.assign(f.scale.size(), -0.0f);
     step.output = current;
+    if (layer.op != Op::kBinarize && write_into_concat(layer, step, current)) return;
     bool others = kept_[current];
     // Signs are packed a word at a time: a group's channels must begin at one.
     const bool packs = layer.shape.groups <= 1 || layer.shape.group_outputs() % 32 == 0 || !is_convolution(layer);
@@ -152,6 +153,53 @@ class Planner {
     }
     f.store = others && layer.op != Op::kBinarize;
     if (layer.op == Op::kBinarize) step.output_channels = graph_.tensors[current].channels;
+  }
+
+  // Where a tensor is read by a concatenation alone, and so are its other parts, each step writes its channels of the whole.
+  bool write_into_concat(const Layer& layer, Step& step, int current) {
+    const int reader = readers_[current].size() == 1 && !kept_[current] ? readers_[current][0] : -1;
+    if (reader < 0 || graph_.layers[reader].op != Op::kConcat || !joins_in_place(graph_.layers[reader])) return false;
+    const Layer& concat = graph_.layers[reader];
+    if (is_convolution(layer) && layer.shape.groups > 1 && layer.shape.group_outputs() % 32 != 0) return false;
+    Fused& f = step.fused;
+    bool last = true;
+    for (int in : concat.inputs) {
+      if (in == current) break;
+      f.first_channel += graph_.tensors[in].channels;
+    }
+    for (int in : concat.inputs) last &= in == current || ready_[in];
+    const int whole = concat.output, channels = graph_.tensors[current].channels;
+    step.output = whole;
+    step.output_stride = graph_.tensors[whole].channels;
+    step.operation += " (part of Concat)";
+    f.store = kept_[whole];
+    for (int next : readers_[whole]) {
+      const Layer& l = graph_.layers[next];
+      if (l.op != Op::kBinarize) {
+        f.store = true;
+        continue;
+      }
+      const auto begin = l.values.begin() + f.first_channel;
+      f.signs.push_back({l.output, padded(std::vector<float>(begin, begin + channels))});
+      if (last) done_[next] = ready_[l.output] = true;
+    }
+    ready_[current] = true;
+    if (last) done_[reader] = ready_[whole] = true;
+    return true;
+  }
+
+  bool joins_in_place(const Layer& concat) const {
+    int channel = 0, signs = 0;
+    for (int reader : readers_[concat.output]) signs += graph_.layers[reader].op == Op::kBinarize;
+    if (signs > kMaxSignOutputs) return false;
+    for (int in : concat.inputs) {
+      if (kept_[in] || readers_[in].size() != 1 || (signs && channel % 32)) return false;
+      const auto maker = std::find_if(graph_.layers.begin(), graph_.layers.end(), [&](const Layer& l) { return l.output == in; });
+      if (maker == graph_.layers.end() || !has_epilogue(maker->op) || maker->op == Op::kBinarize) return false;
+      if (is_convolution(*maker) && maker->shape.groups > 1 && maker->shape.group_outputs() % 32) return false;
+      channel += graph_.tensors[in].channels;
+    }
+    return true;
   }
 
   static bool is_convolution(const Layer& layer) { return layer.op == Op::kConv || layer.op == Op::kBinaryConv; }
@@ -205,6 +253,22 @@ class Planner {
     }
   }
 
+  // A step writes its output over its residual where nobody reads that later: each element is read just before it is
+  // written, and half the memory passes through the caches.
+  void reuse_residuals(std::vector<int>& first, std::vector<int>& last) {
+    for (int i = 0; i < static_cast<int>(plan_.steps.size()); ++i) {
+      const Step& step = *plan_.steps[i];
+      if (step.fused.residual < 0 || !step.fused.store) continue;
+      const int from = root_[step.fused.residual], to = root_[step.output];
+      const bool read = std::any_of(step.inputs.begin(), step.inputs.end(), [&](int in) { return root_[in] == from; });
+      if (from == to || read || last[from] != i || first[to] != i || step.output_stride != step.output_channels) continue;
+      last[from] = last[to];
+      first[to] = last[to] = -1;
+      for (int& r : root_)
+        if (r == to) r = from;
+    }
+  }
+
   // Tensors whose lives do not overlap share memory: the largest first, each at the lowest free place.
   void place() {
     const size_t n = graph_.tensors.size();
@@ -228,6 +292,7 @@ class Planner {
     }
     for (size_t t = 0; t < n; ++t)
       if (kept_[t] && first[root_[t]] >= 0) last[root_[t]] = last_step;
+    reuse_residuals(first, last);
     std::vector<size_t> bytes(n, 0);
     std::vector<int> order;
     for (size_t t = 0; t < n; ++t) {

@@ -11,6 +11,7 @@
 #include "error.h"
 #include "onnx_reader.h"
 #include "plan.h"
+#include "simplify.h"
 
 namespace nasb {
 namespace {
@@ -62,14 +63,15 @@ struct Session::Impl {
       : bytes(data, data + size), choice(choose_kernel(options.kernel)),
         pool(std::clamp(options.threads > 0 ? options.threads : available_threads(), 1, kMostThreads)) {
     const onnx::Model model = onnx::read(data, size);
-    const Graph graph = lower(model);
+    Graph graph = lower(model);
+    for (const Tensor& t : graph.tensors) names.push_back(t.name);
+    for (const Layer& layer : graph.layers)
+      if (layer.op == Op::kBinaryConv) names.push_back(layer.name + ":accumulators");
+    move_before_concat(graph, {});
     plan = make_plan(graph, {}, choice.kernel, *choice.isa);
     metadata = model.metadata;
     input = dims_of(graph.tensors[0]);
     output = dims_of(graph.tensors[graph.output]);
-    for (const Tensor& t : graph.tensors) names.push_back(t.name);
-    for (const Layer& layer : graph.layers)
-      if (layer.op == Op::kBinaryConv) names.push_back(layer.name + ":accumulators");
   }
 
   std::unique_ptr<Buffers> take(const Plan& of) const {
@@ -142,7 +144,8 @@ std::map<std::string, Array> Session::inspect(const float* images, int64_t batch
     const size_t colon = name.rfind(":accumulators");
     if (colon != std::string::npos) accumulators.push_back(name.substr(0, colon));
   }
-  const Graph graph = lower(onnx::read(impl_->bytes.data(), impl_->bytes.size()), accumulators);
+  Graph graph = lower(onnx::read(impl_->bytes.data(), impl_->bytes.size()), accumulators);
+  move_before_concat(graph, keep);
   const Plan plan = make_plan(graph, keep, impl_->choice.kernel, *impl_->choice.isa);
   std::unique_ptr<Buffers> buffers = impl_->take(plan);
   std::map<std::string, Array> result;

@@ -338,10 +338,11 @@ Epilogue Step::epilogue(const Workspace& w) const {
   e.shift_in = data(fused.shift_in);
   e.slope = data(fused.slope);
   e.shift_out = data(fused.shift_out);
-  e.output = fused.store ? w.floats(output) : nullptr;
+  e.output = fused.store ? w.floats(output) + fused.first_channel : nullptr;
   e.channels = output_channels;
+  e.output_stride = output_stride;
   for (const Fused::Sign& s : fused.signs)
-    e.signs[e.sign_outputs++] = {s.thresholds.data(), w.words(s.tensor), (output_channels + 31) / 32};
+    e.signs[e.sign_outputs++] = {s.thresholds.data(), w.words(s.tensor) + fused.first_channel / 32, (output_stride + 31) / 32};
   return e;
 }
 
@@ -369,7 +370,7 @@ std::unique_ptr<Step> make_step(const Layer& layer, const Graph& graph, BinaryKe
   step->name = layer.name;
   step->inputs = layer.inputs;
   step->output = layer.output;
-  step->output_channels = graph.tensors[layer.output].channels;
+  step->output_channels = step->output_stride = graph.tensors[layer.output].channels;
   return step;
 }
 

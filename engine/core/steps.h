@@ -31,6 +31,7 @@ struct Fused {
   int residual = -1;
   Rectify rectify = Rectify::kNone;
   bool store = true;  // the float output is read by somebody
+  int first_channel = 0;  // of the output tensor: others write its other channels
   struct Sign {
     int tensor;
     std::vector<float> thresholds;
@@ -49,7 +50,8 @@ class Step {
   bool binary = false;
   std::vector<int> inputs;
   int output = 0;  // of the step's last fused layer
-  int output_channels = 0;
+  int output_channels = 0;  // that the step computes
+  int output_stride = 0;    // channels of the output tensor
   Fused fused;
   size_t shared_bytes = 0, thread_bytes = 0;  // scratch
 

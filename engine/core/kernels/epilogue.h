@@ -37,7 +37,7 @@ void epilogue_rows(const Epilogue& e, const float* acc, int first_pixel, int pix
         v[g] = y;
       }
       if (e.output) {
-        float* out = e.output + at + c;
+        float* out = e.output + row * e.output_stride + k;
         for (int g = 0; g < kVectors; ++g) {
           if (rest >= 32)
             v[g].store(out + g * kLanes);

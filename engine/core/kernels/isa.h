@@ -39,8 +39,9 @@ struct Epilogue {
   const float* shift_in = nullptr;
   const float* slope = nullptr;
   const float* shift_out = nullptr;
-  float* output = nullptr;  // [pixels][channels], or null where only signs are read
+  float* output = nullptr;  // [pixels][output_stride], or null where only signs are read
   int channels = 0;
+  int output_stride = 0;    // more than `channels` where the output is a slice of a concatenation
   int sign_outputs = 0;
   SignOutput signs[kMaxSignOutputs];
 };
