@@ -28,7 +28,7 @@ setup: .venv/engine
 .venv/engine: .venv/ready $(ENGINE)
 	@if ! command -v c++ >/dev/null && ! command -v g++ >/dev/null && ! command -v clang++ >/dev/null; then \
 		echo "no C++17 compiler (c++, g++ or clang++): nasb is set up without its engine; e.g. apt-get install g++"; \
-	else $(BIN)/python -m pip install --quiet ./engine && touch $@; fi
+	else touch $@.begun && $(BIN)/python -m pip install --quiet ./engine && mv $@.begun $@; fi
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
