@@ -251,14 +251,14 @@ def correlate(
         for n, k, s, d in zip(padded.shape[2:], weight.shape[2:], (sy, sx), (dy, dx), strict=True)
     )
     y = np.zeros((len(x), len(weight), height, width))
-    own = len(weight) // group
-    for o in range(len(weight)):
-        first = o // own * weight.shape[1]
-        for i, ky, kx in np.ndindex(weight.shape[1:]):
-            taps = padded[:, first + i, ky * dy :, kx * dx :][
-                :, : (height - 1) * sy + 1 : sy, : (width - 1) * sx + 1 : sx
-            ]
-            y[:, o] += taps * np.float64(weight[o, i, ky, kx])
+    reads, writes = weight.shape[1], len(weight) // group
+    for g, ky, kx in np.ndindex(group, *weight.shape[2:]):
+        rows, columns = (
+            slice(ky * dy, ky * dy + (height - 1) * sy + 1, sy),
+            slice(kx * dx, kx * dx + (width - 1) * sx + 1, sx),
+        )
+        taps, own = padded[:, g * reads : (g + 1) * reads, rows, columns], slice(g * writes, (g + 1) * writes)
+        y[:, own] += np.einsum("nchw,oc->nohw", taps, weight[own, :, ky, kx].astype(np.float64))
     return y
 
 
