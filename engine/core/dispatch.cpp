@@ -3,12 +3,12 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
-#include <memory>
 #include <mutex>
 #include <random>
 #include <vector>
 
 #include "error.h"
+#include "memory.h"
 #include "session.h"
 
 namespace nasb {
@@ -47,16 +47,6 @@ std::vector<Candidate> candidates() {
 #endif
   return c;
 }
-
-struct Memory {
-  explicit Memory(size_t bytes) : storage(bytes + 64) {
-    void* p = storage.data();
-    size_t room = storage.size();
-    data = static_cast<uint8_t*>(std::align(64, bytes, p, room));
-  }
-  std::vector<uint8_t> storage;
-  uint8_t* data;
-};
 
 struct Result {
   std::vector<float> values;
@@ -103,7 +93,7 @@ Result run_check(const ConvShape& s, int pad_value, Rectify rectify, bool residu
   BinaryConv conv(s, pad_value, weights.data(), kernel, isa);
   ThreadPool alone(1);
   Memory shared(conv.shared_bytes()), thread(conv.thread_bytes());
-  conv.run(signs.data(), e, alone, shared.data, thread.data);
+  conv.run(signs.data(), e, alone, shared.data(), thread.data());
   return r;
 }
 

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <memory>
 
 #include "dispatch.h"
 #include "error.h"
+#include "memory.h"
 #include "plan.h"
 #include "steps.h"
 
@@ -89,11 +89,9 @@ std::vector<double> measure(const MeasuredOperation& operation, int repeats, int
     offsets.push_back(bytes);
     bytes += align(static_cast<size_t>(t.elements()) * sizeof(float) + kBlock);
   }
-  std::vector<uint8_t> memory(bytes + step->shared_bytes + step->thread_bytes * pool.threads() + 64, 0);
-  void* p = memory.data();
-  size_t room = memory.size();
+  Memory memory(bytes + step->shared_bytes + step->thread_bytes * pool.threads());
   Workspace w;
-  w.arena = static_cast<uint8_t*>(std::align(64, 1, p, room));
+  w.arena = memory.data();
   w.offsets = &offsets;
   w.shared = w.arena + bytes;
   w.threads = w.shared + step->shared_bytes;

@@ -82,6 +82,9 @@ class Planner {
   }
 
  private:
+  // What an epilogue has done already; each stage comes once, in this order.
+  enum Stage { kAffine, kShift, kResidual, kRectify, kDone };
+
   // The one layer that reads a tensor nobody else wants, or -1.
   int sole_reader(int tensor) const {
     if (kept_[tensor] || readers_[tensor].size() != 1) return -1;
@@ -91,8 +94,7 @@ class Planner {
 
   void fuse(const Layer& layer, Step& step) {
     Fused& f = step.fused;
-    // What the sum itself ends in, and how far along "affine, residual, rectify, shift" the step has come.
-    enum Stage { kAffine, kShift, kResidual, kRectify, kDone };
+    // What the sum itself ends in, and how far along the stages the step has come.
     int stage = kAffine, current = layer.output;
     if (layer.op == Op::kConv || layer.op == Op::kBinaryConv) {
       f.scale = layer.scale.empty() ? std::vector<float>{} : padded(layer.scale);
@@ -115,24 +117,14 @@ class Planner {
       }
     }
     if (layer.op != Op::kBinarize) {
-      for (int next = sole_reader(current); next >= 0; next = sole_reader(current)) {
-        const Layer& l = graph_.layers[next];
-        const int then = take(l, f, stage, current);
-        if (then < 0) break;
-        stage = then;
+      current = chain(step, stage, current);
+      const int next = layer.op == Op::kConv ? sole_reader(current) : -1;
+      if (next >= 0 && step.take_pool(graph_.layers[next])) {
         done_[next] = true;
-        current = l.output;
-        step.operation += std::string(" + ") + op_name(l.op);
-        // A shift in front of PReLU and one behind it belong to it.
-        if (f.rectify == Rectify::kPrelu && (!f.shift_in.empty() || !f.shift_out.empty())) f.rectify = Rectify::kShiftedPrelu;
+        step.operation += std::string(" + ") + op_name(graph_.layers[next].op);
+        current = chain(step, kAffine, graph_.layers[next].output);
       }
     }
-    // What is not there adds -0: x + -0 is x, while -0 + 0 would be +0.
-    if (f.rectify == Rectify::kShiftedPrelu) {
-      if (f.shift_in.empty()) f.shift_in.assign(f.slope.size(), -0.0f);
-      if (f.shift_out.empty()) f.shift_out.assign(f.slope.size(), -0.0f);
-    }
-    if (!f.scale.empty() && f.bias.empty()) f.bias.assign(f.scale.size(), -0.0f);
     step.output = current;
     if (layer.op != Op::kBinarize && write_into_concat(layer, step, current)) return;
     bool others = kept_[current];
@@ -153,6 +145,29 @@ class Planner {
     }
     f.store = others && layer.op != Op::kBinarize;
     if (layer.op == Op::kBinarize) step.output_channels = graph_.tensors[current].channels;
+  }
+
+  // Takes layers into the step's epilogue as long as each is the only reader of the one before; returns the last output.
+  int chain(Step& step, int stage, int current) {
+    Fused& f = step.fused;
+    for (int next = sole_reader(current); next >= 0; next = sole_reader(current)) {
+      const Layer& l = graph_.layers[next];
+      const int then = take(l, f, stage, current);
+      if (then < 0) break;
+      stage = then;
+      done_[next] = true;
+      current = l.output;
+      step.operation += std::string(" + ") + op_name(l.op);
+      // A shift in front of PReLU and one behind it belong to it.
+      if (f.rectify == Rectify::kPrelu && (!f.shift_in.empty() || !f.shift_out.empty())) f.rectify = Rectify::kShiftedPrelu;
+    }
+    // What is not there adds -0: x + -0 is x, while -0 + 0 would be +0.
+    if (f.rectify == Rectify::kShiftedPrelu) {
+      if (f.shift_in.empty()) f.shift_in.assign(f.slope.size(), -0.0f);
+      if (f.shift_out.empty()) f.shift_out.assign(f.slope.size(), -0.0f);
+    }
+    if (!f.scale.empty() && f.bias.empty()) f.bias.assign(f.scale.size(), -0.0f);
+    return current;
   }
 
   // Where a tensor is read by a concatenation alone, and so are its other parts, each step writes its channels of the whole.
@@ -206,7 +221,6 @@ class Planner {
 
   // Takes a layer into the epilogue. Returns the stage after it, or -1 where its turn is over.
   int take(const Layer& l, Fused& f, int stage, int current) const {
-    enum Stage { kAffine, kShift, kResidual, kRectify, kDone };
     switch (l.op) {
       case Op::kScale:
         if (stage > kAffine || !f.scale.empty()) return -1;

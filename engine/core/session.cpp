@@ -9,6 +9,7 @@
 
 #include "dispatch.h"
 #include "error.h"
+#include "memory.h"
 #include "onnx_reader.h"
 #include "plan.h"
 #include "simplify.h"
@@ -20,17 +21,13 @@ constexpr int kMostThreads = 256;
 
 // The memory of one running call, reused by later ones.
 struct Buffers {
-  explicit Buffers(const Plan& plan, int threads)
-      : storage(plan.arena_bytes + plan.shared_bytes + plan.thread_bytes * threads + 64) {
-    void* p = storage.data();
-    size_t room = storage.size();
-    uint8_t* base = static_cast<uint8_t*>(std::align(64, 1, p, room));
-    workspace.arena = base;
+  Buffers(const Plan& plan, int threads) : memory(plan.arena_bytes + plan.shared_bytes + plan.thread_bytes * threads) {
+    workspace.arena = memory.data();
     workspace.offsets = &plan.offsets;
-    workspace.shared = base + plan.arena_bytes;
+    workspace.shared = workspace.arena + plan.arena_bytes;
     workspace.threads = workspace.shared + plan.shared_bytes;
   }
-  std::vector<uint8_t> storage;
+  Memory memory;
   Workspace workspace;
 };
 

@@ -80,30 +80,30 @@ class ConvStep : public Step {
     }
     const Epilogue e = epilogue(w);
     if (depthwise_) return run_depthwise(x, e, w, pool);
+    if (pooled_) return run_pooled(x, e, w, pool);
     const int pixels = s_.pixels(), tiles = (pixels + kTile - 1) / kTile, outputs = s_.group_outputs();
     const int blocks = (outputs + kBlock - 1) / kBlock;
     const int splits = splits_for(tiles * s_.groups, blocks, pool);
     pool.parallel(tiles * s_.groups * splits, [&](int item, int thread) {
       uint8_t* scratch = w.threads + thread_bytes * thread;
-      const float** first = reinterpret_cast<const float**>(scratch + align(sizeof(float) * kTile * kBlock));
       const int split = item % splits, g = item / splits % s_.groups, begin = item / splits / s_.groups * kTile;
-      const int count = std::min(kTile, pixels - begin);
-      int y = begin / s_.out_width, column = begin % s_.out_width;
-      for (int p = 0; p < count; ++p) {
-        const size_t at = static_cast<size_t>(y) * s_.stride_height * padded_width_ + column * s_.stride_width;
-        first[p] = x + at * s_.in_channels + g * s_.group_inputs();
-        if (++column == s_.out_width) column = 0, ++y;
-      }
-      GemmLayer layer;
-      layer.weights = weights_.data() + g * group_size_;
-      layer.segments = segments_.data();
-      layer.segment_count = static_cast<int>(segments_.size());
-      layer.segment_length = segment_length_;
-      layer.channels = outputs;
-      layer.first_output = g * outputs;
       const int from = blocks * split / splits * kBlock, to = std::min(outputs, blocks * (split + 1) / splits * kBlock);
-      isa_.gemm_tile(layer, first, begin, count, from, to - from, e, reinterpret_cast<float*>(scratch));
+      sum(x, g, begin, begin, std::min(kTile, pixels - begin), from, to, e, scratch);
     });
+  }
+
+  // A pooled map is made row by row from a ring of convolved rows, which never leave the cache.
+  bool take_pool(const Layer& layer) override {
+    const ConvShape& p = layer.shape;
+    if (layer.op != Op::kMaxPool || depthwise_ || s_.groups > 1 || p.dilation_height != 1 || p.dilation_width != 1) return false;
+    pooled_ = true;
+    pool_ = p;
+    convolved_ = std::move(fused);
+    fused = Fused{};
+    ring_bytes_ = align(sizeof(float) * p.kernel_height * s_.out_width * s_.out_channels);
+    tile_bytes_ = thread_bytes;
+    thread_bytes += ring_bytes_ + align(sizeof(float) * kBlock) + align(sizeof(void*) * p.taps());
+    return true;
   }
 
   std::string kernel() const override { return std::string(depthwise_ ? "depthwise_" : "gemm_") + isa_.name; }
@@ -139,6 +139,62 @@ class ConvStep : public Step {
     });
   }
 
+  // Sums of `count` pixels from `begin` on, for the channels [from, to) of a group, into e's pixels from `first_pixel` on.
+  void sum(const float* x, int group, int begin, int first_pixel, int count, int from, int to, const Epilogue& e,
+           uint8_t* scratch) const {
+    const float** first = reinterpret_cast<const float**>(scratch + align(sizeof(float) * kTile * kBlock));
+    int y = begin / s_.out_width, column = begin % s_.out_width;
+    for (int p = 0; p < count; ++p) {
+      const size_t at = static_cast<size_t>(y) * s_.stride_height * padded_width_ + column * s_.stride_width;
+      first[p] = x + at * s_.in_channels + group * s_.group_inputs();
+      if (++column == s_.out_width) column = 0, ++y;
+    }
+    GemmLayer layer;
+    layer.weights = weights_.data() + group * group_size_;
+    layer.segments = segments_.data();
+    layer.segment_count = static_cast<int>(segments_.size());
+    layer.segment_length = segment_length_;
+    layer.channels = s_.group_outputs();
+    layer.first_output = group * s_.group_outputs();
+    isa_.gemm_tile(layer, first, first_pixel, count, from, to - from, e, reinterpret_cast<float*>(scratch));
+  }
+
+  void run_pooled(const float* x, const Epilogue& e, const Workspace& w, ThreadPool& pool) const {
+    const ConvShape& p = pool_;
+    const int bands = pool.threads() == 1 ? 1 : std::min(p.out_height, 2 * pool.threads());
+    const size_t row_floats = static_cast<size_t>(s_.out_width) * s_.out_channels;
+    pool.parallel(bands, [&](int band, int thread) {
+      uint8_t* scratch = w.threads + thread_bytes * thread;
+      float* ring = reinterpret_cast<float*>(scratch + tile_bytes_);
+      float* acc = reinterpret_cast<float*>(scratch + tile_bytes_ + ring_bytes_);
+      const float** taps = reinterpret_cast<const float**>(scratch + tile_bytes_ + ring_bytes_ + align(sizeof(float) * kBlock));
+      Epilogue rows = parameters(convolved_, s_.out_channels);
+      int made = -1;  // the last convolved row
+      for (int oy = p.out_height * band / bands; oy < p.out_height * (band + 1) / bands; ++oy) {
+        const int top = std::max(0, oy * p.stride_height - p.pad_top);
+        const int end = std::min(s_.out_height, oy * p.stride_height - p.pad_top + p.kernel_height);
+        for (int r = std::max(made + 1, top); r < end; made = r++) {
+          rows.output = ring + r % p.kernel_height * row_floats;
+          for (int begin = 0; begin < s_.out_width; begin += kTile)
+            sum(x, 0, r * s_.out_width + begin, begin, std::min(kTile, s_.out_width - begin), 0, s_.out_channels, rows, scratch);
+        }
+        for (int ox = 0; ox < p.out_width; ++ox) {
+          const int left = std::max(0, ox * p.stride_width - p.pad_left);
+          const int right = std::min(s_.out_width, ox * p.stride_width - p.pad_left + p.kernel_width);
+          for (int c = 0; c < s_.out_channels; c += kBlock) {
+            int n = 0;
+            for (int y = top; y < end; ++y)
+              for (int column = left; column < right; ++column)
+                taps[n++] = ring + y % p.kernel_height * row_floats + static_cast<size_t>(column) * s_.out_channels + c;
+            const int count = std::min(kBlock, s_.out_channels - c);
+            isa_.pool(taps, n, count, true, 1.0f, acc);
+            isa_.epilogue(e, acc, oy * p.out_width + ox, 1, c, count);
+          }
+        }
+      }
+    });
+  }
+
   void run_depthwise(const float* x, const Epilogue& e, const Workspace& w, ThreadPool& pool) const {
     pool.parallel(s_.out_height, [&](int oy, int thread) {
       float* acc = reinterpret_cast<float*>(w.threads + thread_bytes * thread);
@@ -157,7 +213,10 @@ class ConvStep : public Step {
 
   ConvShape s_;
   const Isa& isa_;
-  bool from_image_, copies_ = false, depthwise_ = false;
+  bool from_image_, copies_ = false, depthwise_ = false, pooled_ = false;
+  ConvShape pool_;
+  Fused convolved_;  // what follows the convolution, where pooling was taken in
+  size_t ring_bytes_ = 0, tile_bytes_ = 0;
   int padded_height_, padded_width_, segment_length_ = 0;
   size_t group_size_ = 0;
   std::vector<float> weights_;
@@ -328,18 +387,23 @@ class MapStep : public Step {
 
 }  // namespace
 
-Epilogue Step::epilogue(const Workspace& w) const {
+Epilogue Step::parameters(const Fused& fused, int channels) {
   Epilogue e;
   const auto data = [](const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); };
   e.scale = data(fused.scale);
   e.bias = data(fused.bias);
-  e.residual = fused.residual < 0 ? nullptr : w.floats(fused.residual);
   e.rectify = fused.rectify;
   e.shift_in = data(fused.shift_in);
   e.slope = data(fused.slope);
   e.shift_out = data(fused.shift_out);
+  e.channels = e.output_stride = channels;
+  return e;
+}
+
+Epilogue Step::epilogue(const Workspace& w) const {
+  Epilogue e = parameters(fused, output_channels);
+  e.residual = fused.residual < 0 ? nullptr : w.floats(fused.residual);
   e.output = fused.store ? w.floats(output) + fused.first_channel : nullptr;
-  e.channels = output_channels;
   e.output_stride = output_stride;
   for (const Fused::Sign& s : fused.signs)
     e.signs[e.sign_outputs++] = {s.thresholds.data(), w.words(s.tensor) + fused.first_channel / 32, (output_stride + 31) / 32};

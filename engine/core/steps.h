@@ -44,6 +44,8 @@ class Step {
   virtual ~Step() = default;
   virtual void run(const Workspace& w, ThreadPool& pool) const = 0;
   virtual std::string kernel() const = 0;
+  // Takes the pooling of the step's output into the step, `fused` with it; what follows the pooling is fused anew.
+  virtual bool take_pool(const Layer&) { return false; }
 
   std::string name, operation;
   int64_t macs = 0;
@@ -57,6 +59,7 @@ class Step {
 
  protected:
   Epilogue epilogue(const Workspace& w) const;
+  static Epilogue parameters(const Fused& fused, int channels);
 };
 
 // Whether a step can end in a Fused; the others only move or map values.

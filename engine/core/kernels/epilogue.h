@@ -14,31 +14,40 @@ enum { kNoScale, kBias, kScaleBias };
 template <class F, int kAffine, bool kResidual, int kRectify>
 void epilogue_rows(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel, int channel_count) {
   constexpr int kLanes = F::kLanes, kVectors = 32 / kLanes;
-  for (int p = 0; p < pixel_count; ++p, acc += kBlock) {
-    const size_t row = static_cast<size_t>(first_pixel + p);
-    const size_t at = row * e.channels + channel;
-    for (int c = 0; c < channel_count; c += 32) {
-      const int rest = channel_count - c, k = channel + c;
+  constexpr bool kScales = kAffine == kScaleBias, kShifts = kRectify == static_cast<int>(Rectify::kShiftedPrelu);
+  constexpr bool kSlopes = kShifts || kRectify == static_cast<int>(Rectify::kPrelu);
+  for (int c = 0; c < channel_count; c += 32, acc += 32) {
+    const int rest = channel_count - c, k = channel + c;
+    // Parameters stay in registers, where there are enough of them, while the pixels pass.
+    F scale[kVectors], bias[kVectors], shift_in[kVectors], slope[kVectors], shift_out[kVectors], threshold[kVectors];
+    NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
+      const int lane = k + g * kLanes;
+      if (kScales) scale[g] = F::load(e.scale + lane);
+      if (kAffine != kNoScale) bias[g] = F::load(e.bias + lane);
+      if (kShifts) shift_in[g] = F::load(e.shift_in + lane);
+      if (kSlopes) slope[g] = F::load(e.slope + lane);
+      if (kShifts) shift_out[g] = F::load(e.shift_out + lane);
+      threshold[g] = e.sign_outputs ? F::load(e.signs[0].threshold + lane) : F::fill(0);
+    }
+    for (int p = 0; p < pixel_count; ++p) {
+      const size_t row = static_cast<size_t>(first_pixel + p);
+      const float* residual = kResidual ? e.residual + row * e.channels + k : nullptr;
       F v[kVectors];
-      for (int g = 0; g < kVectors; ++g) {
+      NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
         const int lane = g * kLanes;
-        F y = F::load(acc + c + lane);
-        if (kAffine == kScaleBias) y = y * F::load(e.scale + k + lane);
-        if (kAffine != kNoScale) y = y + F::load(e.bias + k + lane);
-        if (kResidual) {
-          const float* r = e.residual + at + c + lane;
-          y = y + (rest >= 32 ? F::load(r) : F::load_part(r, rest - lane));
-        }
-        if (kRectify == static_cast<int>(Rectify::kShiftedPrelu)) y = y + F::load(e.shift_in + k + lane);
+        F y = F::load(acc + p * kBlock + lane);
+        if (kScales) y = y * scale[g];
+        if (kAffine != kNoScale) y = y + bias[g];
+        if (kResidual) y = y + (rest >= 32 ? F::load(residual + lane) : F::load_part(residual + lane, rest - lane));
+        if (kShifts) y = y + shift_in[g];
         if (kRectify == static_cast<int>(Rectify::kRelu)) y = F::relu(y);
-        if (kRectify == static_cast<int>(Rectify::kPrelu) || kRectify == static_cast<int>(Rectify::kShiftedPrelu))
-          y = F::negative_or(y, y * F::load(e.slope + k + lane));
-        if (kRectify == static_cast<int>(Rectify::kShiftedPrelu)) y = y + F::load(e.shift_out + k + lane);
+        if (kSlopes) y = F::negative_or(y, y * slope[g]);
+        if (kShifts) y = y + shift_out[g];
         v[g] = y;
       }
       if (e.output) {
         float* out = e.output + row * e.output_stride + k;
-        for (int g = 0; g < kVectors; ++g) {
+        NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
           if (rest >= 32)
             v[g].store(out + g * kLanes);
           else
@@ -48,8 +57,10 @@ void epilogue_rows(const Epilogue& e, const float* acc, int first_pixel, int pix
       for (int s = 0; s < e.sign_outputs; ++s) {
         const SignOutput& sign = e.signs[s];
         uint32_t bits = 0;
-        for (int g = 0; g < kVectors; ++g)
-          bits |= static_cast<uint32_t>(F::below(v[g], F::load(sign.threshold + k + g * kLanes))) << (g * kLanes);
+        NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
+          const F t = s == 0 ? threshold[g] : F::load(sign.threshold + k + g * kLanes);
+          bits |= static_cast<uint32_t>(F::below(v[g], t)) << (g * kLanes);
+        }
         if (rest < 32) bits &= (1u << rest) - 1;
         sign.words[row * sign.stride + k / 32] = bits;
       }
