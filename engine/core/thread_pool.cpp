@@ -1,5 +1,7 @@
 #include "thread_pool.h"
 
+#include <cstdint>
+
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -28,7 +30,7 @@ int available_threads() {
   return n ? static_cast<int>(n) : 1;
 }
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : ranges_(threads > 1 ? threads : 1) {
   for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { worker(t); });
 }
 
@@ -42,7 +44,11 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::drain(int thread) {
-  for (int item; (item = next_.fetch_add(1)) < count_;) (*work_)(item, thread);
+  const size_t count = ranges_.size();
+  for (size_t i = 0; i < count; ++i) {
+    Range& range = ranges_[(thread + i) % count];
+    for (int item; (item = range.next.fetch_add(1)) < range.end;) (*work_)(item, thread);
+  }
 }
 
 void ThreadPool::parallel(int count, const Work& work) {
@@ -52,8 +58,11 @@ void ThreadPool::parallel(int count, const Work& work) {
     return;
   }
   work_ = &work;
-  count_ = count;
-  next_ = 0;
+  const int64_t n = static_cast<int64_t>(ranges_.size());
+  for (int64_t t = 0; t < n; ++t) {
+    ranges_[t].next = static_cast<int>(count * t / n);
+    ranges_[t].end = static_cast<int>(count * (t + 1) / n);
+  }
   open_ = true;
   ++epoch_;
   if (sleepers_ > 0) {

@@ -21,8 +21,9 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   using Work = std::function<void(int item, int thread)>;
-  // Runs work(item, thread) for each item in [0, count), thread in [0, threads()). Where another call has the pool, it
-  // runs all of them itself. `work` must not throw.
+  // Runs work(item, thread) for each item in [0, count), thread in [0, threads()). Each thread begins with a range of its own, so
+  // that it meets the data that it has just written, and then helps the others. Where another call has the pool, the caller
+  // runs all items itself. `work` must not throw.
   void parallel(int count, const Work& work);
 
  private:
@@ -32,8 +33,11 @@ class ThreadPool {
   std::vector<std::thread> workers_;
   std::mutex forking_;
   const Work* work_ = nullptr;
-  int count_ = 0;
-  std::atomic<int> next_{0};
+  struct alignas(64) Range {
+    std::atomic<int> next{0};
+    int end = 0;
+  };
+  std::vector<Range> ranges_;
   std::atomic<bool> open_{false};
   std::atomic<int> inside_{0};
   std::atomic<unsigned> epoch_{0};
