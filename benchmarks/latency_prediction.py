@@ -8,7 +8,8 @@ A table is made by `nasb latency-table`, then the architectures are exported and
 - budget: random preferences, derived to a random budget of 1.05 to 1.6 times the backbone's ms, as a search does it.
 
 `measured` is the median over the rounds of the median call of a round, one thread, by the thread's own clock, which
-stands while another process has the core (as in the table). Run it on a quiet machine all the same.
+stands while another process has the core (as in the table). The table holds lower quartiles: on a machine that changes
+its speed the second error is the one of the prediction. Run it on a quiet machine all the same.
 """
 
 import argparse
@@ -45,7 +46,19 @@ from nasb.search.derive import Derivation
 
 FIELDS = (
     *("network", "input_size", "nodes", "draw", "number", "live_edges", "predicted_ms", "measured_ms"),
-    *("lower_quartile", "upper_quartile", "n", "error", "cpu", "kernel", "threads", "engine", "date", "commit"),
+    *(
+        "lower_quartile",
+        "upper_quartile",
+        "n",
+        "error",
+        "error_to_lower_quartile",
+        "cpu",
+        "kernel",
+        "threads",
+        "engine",
+        "date",
+        "commit",
+    ),
     "command",
 )
 Cells = dict[str, tuple[Edge, ...]]
@@ -152,6 +165,7 @@ def run(values: argparse.Namespace, folder: Path) -> None:
                 "upper_quartile": f"{upper:.4f}",
                 "n": values.rounds,
                 "error": f"{predicted / median - 1:+.4f}",
+                "error_to_lower_quartile": f"{predicted / lower - 1:+.4f}",
                 **{key: table.device[key] for key in ("cpu", "kernel", "threads", "engine")},
                 "date": datetime.now(UTC).strftime("%Y-%m-%d"),
                 "commit": commit.stdout.strip(),

@@ -5,7 +5,8 @@ all of them are added, its backbone, and probes: the backbone with an operation 
 how much longer operations take within a network than alone, since caches are colder there.
 
 Measurements take turns: a round measures everything once, so that a bad moment of the machine does not fall on one
-entry; an entry is the median over the rounds. docs/latency.md of nasb tells the form of both files.
+entry. An entry is the lower quartile over the rounds, which on a shared machine is steadier than the median.
+docs/latency.md of nasb tells the form of both files.
 """
 
 import argparse
@@ -60,8 +61,9 @@ def measure_table(
         kernel: see `Session`.
         progress: called with the share that is done, 0 to 1.
     Returns:
-        The table: `shapes` with milliseconds and quartiles over the rounds in each entry and for the backbone, the
-        device, and `context`: what an operation costs in a network is its entry's ms times that, paid or free.
+        The table: `shapes` with milliseconds (lower quartile over the rounds), median and upper quartile in each entry
+        and for the backbone; the device; and `context`: what an operation costs in a network is its entry's ms times
+        that of its kind, paid or free.
     Raises:
         EngineError: an option or the list is refused, or the machine is too busy to tell a probe from the backbone.
     """
@@ -83,8 +85,8 @@ def measure_table(
                 times.append(milliseconds)
     context = {}
     for kind, probe in probes.items():
-        alone = sum(float(np.median(operations[index])) for index in shapes["probes"][kind]["entries"])
-        context[kind] = _round(float(np.median(probe.times) - np.median(backbone.times)) / alone)
+        alone = sum(_spread(operations[index])["ms"] for index in shapes["probes"][kind]["entries"])
+        context[kind] = _round((_spread(probe.times)["ms"] - _spread(backbone.times)["ms"]) / alone)
         if context[kind] < LEAST_CONTEXT:
             raise EngineError(
                 f"{kind} operations seem to take {context[kind]:.2f} of their time within a network; the machine is "
@@ -147,7 +149,7 @@ def _measure(entry: Mapping[str, Any], threads: int, kernel: str) -> float:
 
 def _spread(times: Sequence[float]) -> dict[str, float]:
     lower, median, upper = np.quantile(times, [0.25, 0.5, 0.75]).tolist()
-    return {"ms": _round(median), "lower_quartile": _round(lower), "upper_quartile": _round(upper)}
+    return {"ms": _round(lower), "median": _round(median), "upper_quartile": _round(upper)}
 
 
 def _round(milliseconds: float) -> float:
@@ -249,14 +251,15 @@ def describe(table: Mapping[str, Any]) -> str:
     """Return the table for a reader."""
     device, backbone = table["device"], table["backbone"]
     lines = [
-        f"{'operation':<20}{'input':>14}{'output':>8}{'stride':>8}{'ms':>10}{'quartiles':>20}",
+        f"{'operation':<20}{'input':>14}{'output':>8}{'stride':>8}{'ms':>10}{'median':>10}{'upper quartile':>16}",
         *(
             f"{e['operation']:<20}{'x'.join(str(e[k]) for k in ('in_channels', 'in_height', 'in_width')):>14}"
             f"{e['out_channels']:>8}{e['stride']:>8}{e['ms']:>10.4f}"
-            f"{e['lower_quartile']:>12.4f} -{e['upper_quartile']:>7.4f}"
+            f"{e['median']:>10.4f}{e['upper_quartile']:>16.4f}"
             for e in table["entries"]
         ),
-        f"backbone: {backbone['ms']:.4g} ms ({backbone['lower_quartile']:.4g} to {backbone['upper_quartile']:.4g}); "
+        f"backbone: {backbone['ms']:.4g} ms, median {backbone['median']:.4g}, upper quartile "
+        f"{backbone['upper_quartile']:.4g}; "
         + ", ".join(f"{kind} operations take {value:.2f} times as long" for kind, value in table["context"].items())
         + " within a network as alone",
         f"{device['cpu']}, {device['kernel']}, {device['threads']} threads, engine {device['engine']}",
