@@ -1,6 +1,7 @@
 // One binary convolution: its packed weights for the chosen kernel, and how it is cut into work for threads.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -29,11 +30,21 @@ struct ConvShape {
 
 enum class BinaryKernel { kReference, kPortable, kWords, kLookup };
 
+constexpr int kTilePixels = 32;  // of a work item, where it is not a number of pixel pairs
+
+// A size in bytes, rounded up for vectors.
+inline size_t aligned(size_t bytes) { return (bytes + 63) & ~size_t{63}; }
+
+// Into how many parts the blocks of output channels are split, so that few tiles still give every thread work.
+inline int channel_splits(int tiles, int blocks, const ThreadPool& pool) {
+  return pool.threads() == 1 ? 1 : std::min(blocks, std::max(1, (3 * pool.threads() + tiles - 1) / tiles));
+}
+
 class BinaryConv {
  public:
   // weights: [out_channels][kernel_height][kernel_width][ceil(group inputs / 8)], bit 1 means -1, padding bits 0.
-  // `isa` computes the sums (kLookup, kWords; where it has no such kernel, the portable set does) and, for every kernel,
-  // what follows them.
+  // `isa` computes the sums (kLookup, kWords; where it has no such kernel, the portable set does) and, for every
+  // kernel, what follows them.
   BinaryConv(const ConvShape& shape, int pad_value, const uint8_t* weights, BinaryKernel kernel, const Isa& isa);
 
   size_t shared_bytes() const { return shared_bytes_; }  // scratch of the whole call
@@ -65,22 +76,22 @@ class BinaryConv {
   int pad_value_;
   BinaryKernel kernel_;
   const Isa& isa_;
-  int group_words_;    // ceil(group inputs / 32)
-  bool ragged_groups_;  // a group's channels do not begin at a word
+  int group_words_;                    // ceil(group inputs / 32)
+  bool ragged_groups_;                 // a group's channels do not begin at a word
   std::vector<uint8_t> file_weights_;  // as in the file (reference)
   int blocks_ = 0, tile_ = 0;          // blocks of kBlock output channels in a group; pairs or pixels of a work item
   std::vector<int32_t> offsets_;
   // Look-up:
-  int group_nibbles_;                  // ceil(group inputs / 4)
-  std::vector<uint8_t> lookup_;        // [group][block][nibble][kBlock]
+  int group_nibbles_;            // ceil(group inputs / 4)
+  std::vector<uint8_t> lookup_;  // [group][block][nibble][kBlock]
   std::vector<Entry> entries_;
   int entry_step_ = 1, wrap_ = -1, code_rows_ = 0;
   // Words:
-  std::vector<uint32_t> words_;        // [group][block][slice][word][kSlice]
-  bool copies_ = false;                // the input gets a border
+  std::vector<uint32_t> words_;  // [group][block][slice][word][kSlice]
+  bool copies_ = false;          // the input gets a border
   int padded_height_ = 0, padded_width_ = 0;
-  std::vector<int> corrected_;         // of each pixel: its row in corrections_, or -1
-  std::vector<float> corrections_;     // [kinds of border][group][block][kBlock]
+  std::vector<int> corrected_;      // of each pixel: its row in corrections_, or -1
+  std::vector<float> corrections_;  // [kinds of border][group][block][kBlock]
   size_t shared_bytes_ = 0, thread_bytes_ = 0, grouped_bytes_ = 0;
 };
 

@@ -16,7 +16,7 @@ namespace {
 
 struct Candidate {
   const char* name;
-  const Isa* isa;      // null: not compiled for this architecture
+  const Isa* isa;  // null: not compiled for this architecture
   BinaryKernel kernel;
   bool supported;
 };
@@ -58,7 +58,8 @@ struct Result {
 };
 
 // One convolution with everything that can follow it, from fixed random data.
-Result run_check(const ConvShape& s, int pad_value, Rectify rectify, bool residual, BinaryKernel kernel, const Isa& isa) {
+Result run_check(const ConvShape& s, int pad_value, Rectify rectify, bool residual, BinaryKernel kernel,
+                 const Isa& isa) {
   std::mt19937 random(1);
   const auto bit = [&] { return random() & 1; };
   const int words = (s.in_channels + 31) / 32, inputs = s.group_inputs(), bytes = (inputs + 7) / 8;
@@ -74,8 +75,9 @@ Result run_check(const ConvShape& s, int pad_value, Rectify rectify, bool residu
     return v;
   };
   const size_t channels = s.out_channels, pixels = s.pixels();
-  const std::vector<float> scale = values(channels + kBlock), bias = values(channels + kBlock), slope = values(channels + kBlock),
-                           shift = values(channels + kBlock), threshold = values(channels + kBlock), added = values(pixels * channels);
+  const std::vector<float> scale = values(channels + kBlock), bias = values(channels + kBlock),
+                           slope = values(channels + kBlock), shift = values(channels + kBlock),
+                           threshold = values(channels + kBlock), added = values(pixels * channels);
   Result r;
   r.values.assign(pixels * channels, -1);
   r.words.assign(pixels * ((channels + 31) / 32), ~0u);
@@ -97,7 +99,8 @@ Result run_check(const ConvShape& s, int pad_value, Rectify rectify, bool residu
   return r;
 }
 
-// Whether an instruction set gives the reference's bits on shapes that reach each of its paths. Returns what differs, or "".
+// Whether an instruction set gives the reference's bits on shapes that reach each of its paths. Returns what differs,
+// or "".
 std::string check(BinaryKernel kernel, const Isa& isa) {
   struct Case {
     int channels, outputs, size, kernel, stride, pad, dilation, groups, pad_value;
@@ -105,10 +108,14 @@ std::string check(BinaryKernel kernel, const Isa& isa) {
     bool residual;
   };
   const Case cases[] = {
-      {64, 64, 6, 3, 1, 1, 1, 1, 0, Rectify::kNone, true},      {128, 128, 7, 3, 2, 1, 1, 1, 0, Rectify::kPrelu, false},
-      {30, 70, 5, 3, 1, 1, 1, 1, 0, Rectify::kRelu, false},     {16, 16, 7, 5, 1, 2, 1, 1, 1, Rectify::kShiftedPrelu, true},
-      {260, 33, 5, 1, 1, 0, 1, 1, 0, Rectify::kNone, false},    {12, 24, 9, 3, 1, 2, 2, 2, -1, Rectify::kPrelu, true},
-      {20, 12, 7, 3, 2, 1, 1, 2, 0, Rectify::kNone, true},      {1, 1, 3, 7, 1, 3, 1, 1, 0, Rectify::kNone, false},
+      {64, 64, 6, 3, 1, 1, 1, 1, 0, Rectify::kNone, true},
+      {128, 128, 7, 3, 2, 1, 1, 1, 0, Rectify::kPrelu, false},
+      {30, 70, 5, 3, 1, 1, 1, 1, 0, Rectify::kRelu, false},
+      {16, 16, 7, 5, 1, 2, 1, 1, 1, Rectify::kShiftedPrelu, true},
+      {260, 33, 5, 1, 1, 0, 1, 1, 0, Rectify::kNone, false},
+      {12, 24, 9, 3, 1, 2, 2, 2, -1, Rectify::kPrelu, true},
+      {20, 12, 7, 3, 2, 1, 1, 2, 0, Rectify::kNone, true},
+      {1, 1, 3, 7, 1, 3, 1, 1, 0, Rectify::kNone, false},
       {600, 130, 3, 3, 1, 1, 1, 1, 0, Rectify::kNone, true},
   };
   for (const Case& c : cases) {
@@ -122,15 +129,16 @@ std::string check(BinaryKernel kernel, const Isa& isa) {
     s.out_height = s.out_width = (c.size + 2 * c.pad - c.dilation * (c.kernel - 1) - 1) / c.stride + 1;
     if (!(run_check(s, c.pad_value, c.rectify, c.residual, kernel, isa) ==
           run_check(s, c.pad_value, c.rectify, c.residual, BinaryKernel::kReference, isa_portable())))
-      return std::to_string(c.channels) + " to " + std::to_string(c.outputs) + " channels, " + std::to_string(c.kernel) + "x" +
-             std::to_string(c.kernel) + ", stride " + std::to_string(c.stride) + ": differs from the reference";
+      return std::to_string(c.channels) + " to " + std::to_string(c.outputs) + " channels, " +
+             std::to_string(c.kernel) + "x" + std::to_string(c.kernel) + ", stride " + std::to_string(c.stride) +
+             ": differs from the reference";
   }
   return "";
 }
 
 struct State {
   std::vector<KernelInfo> infos;
-  std::vector<Choice> choices;  // of each info
+  std::vector<Choice> choices;                    // of each info
   Choice best{BinaryKernel::kPortable, nullptr};  // verified
 };
 

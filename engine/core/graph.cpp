@@ -18,10 +18,12 @@ class Lowering {
   Graph run() {
     if (model_.inputs.size() != 1 || model_.outputs.size() != 1)
       throw Error(ErrorCode::kUnsupported, "the model has " + std::to_string(model_.inputs.size()) + " inputs and " +
-                                               std::to_string(model_.outputs.size()) + " outputs; the engine runs models of one each");
+                                               std::to_string(model_.outputs.size()) +
+                                               " outputs; the engine runs models of one each");
     const onnx::Value& image = model_.inputs[0];
     if (image.dims.size() != 4 || image.type != onnx::DataType::kFloat)
-      throw Error(ErrorCode::kUnsupported, "input \"" + image.name + "\": float32 [batch, channels, height, width] expected");
+      throw Error(ErrorCode::kUnsupported,
+                  "input \"" + image.name + "\": float32 [batch, channels, height, width] expected");
     Tensor t;
     t.name = image.name;
     t.channels = dimension(image.dims[1], image.name);
@@ -47,13 +49,15 @@ class Lowering {
 
  private:
   [[noreturn]] void fail(const std::string& what) const {
-    throw Error(ErrorCode::kUnsupported, "node \"" + node_->name + "\" (" + (node_->domain.empty() ? "" : node_->domain + ".") +
-                                             node_->op + "): " + what);
+    throw Error(ErrorCode::kUnsupported, "node \"" + node_->name + "\" (" +
+                                             (node_->domain.empty() ? "" : node_->domain + ".") + node_->op +
+                                             "): " + what);
   }
 
   int dimension(int64_t value, const std::string& name) const {
     if (value < 1 || value > (1 << 20))
-      throw Error(ErrorCode::kUnsupported, "\"" + name + "\": a dimension of " + std::to_string(value) + "; all but the batch must be fixed and positive");
+      throw Error(ErrorCode::kUnsupported, "\"" + name + "\": a dimension of " + std::to_string(value) +
+                                               "; all but the batch must be fixed and positive");
     return static_cast<int>(value);
   }
 
@@ -89,7 +93,9 @@ class Lowering {
 
   std::vector<int64_t> ints(const char* key, size_t count, int64_t otherwise) const {
     std::vector<int64_t> v = node_->integers(key, std::vector<int64_t>(count, otherwise));
-    if (v.size() != count) fail(std::string("attribute ") + key + " has " + std::to_string(v.size()) + " values, " + std::to_string(count) + " expected");
+    if (v.size() != count)
+      fail(std::string("attribute ") + key + " has " + std::to_string(v.size()) + " values, " + std::to_string(count) +
+           " expected");
     for (int64_t x : v)
       if (x < 0 || x > 65536) fail(std::string("attribute ") + key + " holds " + std::to_string(x));
     return v;
@@ -100,9 +106,12 @@ class Lowering {
     const onnx::Tensor& t = constant(i);
     std::vector<float> v = t.floats();
     if (v.size() == 1) return std::vector<float>(of.channels, v[0]);
-    std::vector<int64_t> dims = t.dims, wanted = of.flat ? std::vector<int64_t>{of.channels} : std::vector<int64_t>{of.channels, 1, 1};
+    std::vector<int64_t> dims = t.dims,
+                         wanted = of.flat ? std::vector<int64_t>{of.channels} : std::vector<int64_t>{of.channels, 1, 1};
     while (dims.size() > wanted.size() && dims[0] == 1) dims.erase(dims.begin());
-    if (dims != wanted) fail("input " + std::to_string(i) + " does not hold one value for each of " + std::to_string(of.channels) + " channels");
+    if (dims != wanted)
+      fail("input " + std::to_string(i) + " does not hold one value for each of " + std::to_string(of.channels) +
+           " channels");
     return v;
   }
 
@@ -125,9 +134,12 @@ class Lowering {
   ConvShape window(const Tensor& in, int64_t kernel_height, int64_t kernel_width, bool ceil_mode) const {
     if (node_->text("auto_pad", "NOTSET") != "NOTSET") fail("auto_pad is not supported; give pads");
     if (in.flat) fail("reads [batch, features]; [batch, channels, height, width] expected");
-    const std::vector<int64_t> strides = ints("strides", 2, 1), dilations = ints("dilations", 2, 1), pads = ints("pads", 4, 0);
-    if (kernel_height < 1 || kernel_width < 1 || kernel_height > 4096 || kernel_width > 4096) fail("a kernel of " + std::to_string(kernel_height) + " x " + std::to_string(kernel_width));
-    if (strides[0] < 1 || strides[1] < 1 || dilations[0] < 1 || dilations[1] < 1) fail("strides and dilations must be 1 or more");
+    const std::vector<int64_t> strides = ints("strides", 2, 1), dilations = ints("dilations", 2, 1),
+                               pads = ints("pads", 4, 0);
+    if (kernel_height < 1 || kernel_width < 1 || kernel_height > 4096 || kernel_width > 4096)
+      fail("a kernel of " + std::to_string(kernel_height) + " x " + std::to_string(kernel_width));
+    if (strides[0] < 1 || strides[1] < 1 || dilations[0] < 1 || dilations[1] < 1)
+      fail("strides and dilations must be 1 or more");
     ConvShape s{};
     s.in_channels = in.channels, s.in_height = in.height, s.in_width = in.width;
     s.kernel_height = static_cast<int>(kernel_height), s.kernel_width = static_cast<int>(kernel_width);
@@ -156,7 +168,8 @@ class Lowering {
   int group(const Tensor& in, int64_t outputs) const {
     const int64_t g = node_->integer("group", 1);
     if (g < 1 || in.channels % g || outputs < 1 || outputs % g || outputs > 65536)
-      fail("group " + std::to_string(g) + " does not divide " + std::to_string(in.channels) + " input and " + std::to_string(outputs) + " output channels");
+      fail("group " + std::to_string(g) + " does not divide " + std::to_string(in.channels) + " input and " +
+           std::to_string(outputs) + " output channels");
     return static_cast<int>(g);
   }
 
@@ -203,15 +216,20 @@ class Lowering {
     s.out_channels = static_cast<int>(w.dims[0]);
     s.groups = group(tensor(in), w.dims[0]);
     const int64_t channels = node_->integer("channels", s.group_inputs());
-    if (channels != s.group_inputs()) fail("attribute channels is " + std::to_string(channels) + "; its input has " + std::to_string(s.group_inputs()) + " a group");
-    if (w.dims[3] != (channels + 7) / 8) fail("input 1 has " + std::to_string(w.dims[3]) + " bytes a tap; " + std::to_string(channels) + " channels need " + std::to_string((channels + 7) / 8));
+    if (channels != s.group_inputs())
+      fail("attribute channels is " + std::to_string(channels) + "; its input has " + std::to_string(s.group_inputs()) +
+           " a group");
+    if (w.dims[3] != (channels + 7) / 8)
+      fail("input 1 has " + std::to_string(w.dims[3]) + " bytes a tap; " + std::to_string(channels) +
+           " channels need " + std::to_string((channels + 7) / 8));
     if (channels % 8)
       for (size_t i = w.dims[3] - 1; i < w.bytes.size(); i += w.dims[3])
         if (w.bytes[i] >> (channels % 8)) fail("input 1: padding bits must be 0");
     const float pad_value = node_->number("pad_value", 0);
     if (pad_value != 0 && pad_value != 1 && pad_value != -1) fail("attribute pad_value must be -1, 0 or 1");
     std::vector<float> scale = constant(2).floats(), bias = constant(3).floats();
-    if (scale.size() != static_cast<size_t>(s.out_channels) || bias.size() != scale.size()) fail("scale and bias need one value for each output channel");
+    if (scale.size() != static_cast<size_t>(s.out_channels) || bias.size() != scale.size())
+      fail("scale and bias need one value for each output channel");
     if (int64_t{s.taps()} * s.group_inputs() > (1 << 24)) fail("its sums do not fit a float exactly");
     const std::string name = node_->name.empty() ? node_->outputs[0] : node_->name;
     for (bool accumulators : {false, true}) {
@@ -241,9 +259,12 @@ class Lowering {
     ConvShape s = window(tensor(in), w.dims[2], w.dims[3], false);
     s.groups = group(tensor(in), w.dims[0]);
     s.out_channels = static_cast<int>(w.dims[0]);
-    if (w.dims[1] != s.group_inputs()) fail("its weight reads " + std::to_string(w.dims[1]) + " channels a group, its input has " + std::to_string(s.group_inputs()));
+    if (w.dims[1] != s.group_inputs())
+      fail("its weight reads " + std::to_string(w.dims[1]) + " channels a group, its input has " +
+           std::to_string(s.group_inputs()));
     std::vector<float> bias = given(2) ? constant(2).floats() : std::vector<float>(s.out_channels, 0.0f);
-    if (bias.size() != static_cast<size_t>(s.out_channels)) fail("its bias has " + std::to_string(bias.size()) + " values");
+    if (bias.size() != static_cast<size_t>(s.out_channels))
+      fail("its bias has " + std::to_string(bias.size()) + " values");
     std::vector<float> weights = w.floats();
     Layer& layer = add(Op::kConv, {in}, output_of(s));
     layer.shape = s;
@@ -255,14 +276,18 @@ class Lowering {
     const int in = value(0);
     const onnx::Tensor& w = constant(1);
     if (!tensor(in).flat) fail("input 0: [batch, features] expected");
-    if (w.dims.size() != 2 || node_->integer("transB", 0) != 1 || node_->integer("transA", 0) != 0 || node_->number("alpha", 1) != 1 || node_->number("beta", 1) != 1)
+    if (w.dims.size() != 2 || node_->integer("transB", 0) != 1 || node_->integer("transA", 0) != 0 ||
+        node_->number("alpha", 1) != 1 || node_->number("beta", 1) != 1)
       fail("only transB = 1, alpha = beta = 1");
-    if (w.dims[1] != tensor(in).channels || w.dims[0] < 1 || w.dims[0] > (1 << 20)) fail("its weight is [" + std::to_string(w.dims[0]) + ", " + std::to_string(w.dims[1]) + "], its input has " + std::to_string(tensor(in).channels) + " features");
+    if (w.dims[1] != tensor(in).channels || w.dims[0] < 1 || w.dims[0] > (1 << 20))
+      fail("its weight is [" + std::to_string(w.dims[0]) + ", " + std::to_string(w.dims[1]) + "], its input has " +
+           std::to_string(tensor(in).channels) + " features");
     ConvShape s{};
     s.in_channels = tensor(in).channels, s.out_channels = static_cast<int>(w.dims[0]);
     s.in_height = s.in_width = s.out_height = s.out_width = 1;
     std::vector<float> bias = given(2) ? constant(2).floats() : std::vector<float>(s.out_channels, 0.0f);
-    if (bias.size() != static_cast<size_t>(s.out_channels)) fail("its bias has " + std::to_string(bias.size()) + " values");
+    if (bias.size() != static_cast<size_t>(s.out_channels))
+      fail("its bias has " + std::to_string(bias.size()) + " values");
     std::vector<float> weights = w.floats();
     Tensor t = output_of(s);
     t.flat = true;
@@ -282,7 +307,8 @@ class Lowering {
     const std::vector<int64_t> pads = ints("pads", 4, 0);
     const bool count_pads = average && node_->integer("count_include_pad", 0) != 0;
     for (int i = 0; i < 4; ++i)
-      if (pads[i] >= kernel[i % 2] * (node_->integers("dilations", {1, 1})[i % 2])) fail("a window would lie outside of the image");
+      if (pads[i] >= kernel[i % 2] * (node_->integers("dilations", {1, 1})[i % 2]))
+        fail("a window would lie outside of the image");
     Layer& layer = add(average ? Op::kAveragePool : Op::kMaxPool, {in}, output_of(s));
     layer.shape = s;
     layer.count_pads = count_pads;
@@ -374,10 +400,13 @@ class Lowering {
     Tensor t = tensor(in);
     const std::vector<int64_t> starts = constant(1).integers(), ends = constant(2).integers();
     std::vector<int64_t> axes, steps(starts.size(), 1);
-    if (given(3)) axes = constant(3).integers();
-    else for (size_t i = 0; i < starts.size(); ++i) axes.push_back(static_cast<int64_t>(i));
+    if (given(3))
+      axes = constant(3).integers();
+    else
+      for (size_t i = 0; i < starts.size(); ++i) axes.push_back(static_cast<int64_t>(i));
     if (given(4)) steps = constant(4).integers();
-    if (ends.size() != starts.size() || axes.size() != starts.size() || steps.size() != starts.size()) fail("starts, ends, axes and steps differ in length");
+    if (ends.size() != starts.size() || axes.size() != starts.size() || steps.size() != starts.size())
+      fail("starts, ends, axes and steps differ in length");
     int begin[3] = {0, 0, 0}, step[3] = {1, 1, 1};
     for (size_t i = 0; i < starts.size(); ++i) {
       const int64_t axis = axis_of(axes[i], t);
@@ -401,9 +430,12 @@ class Lowering {
     if (mode != "constant" && mode != "edge") fail("mode \"" + mode + "\"; constant and edge are supported");
     const std::vector<int64_t> pads = constant(1).integers();
     std::vector<int64_t> axes;
-    if (given(3)) axes = constant(3).integers();
-    else for (int64_t i = 0; i < (t.flat ? 2 : 4); ++i) axes.push_back(i);
-    if (pads.size() != 2 * axes.size()) fail("pads has " + std::to_string(pads.size()) + " values for " + std::to_string(axes.size()) + " axes");
+    if (given(3))
+      axes = constant(3).integers();
+    else
+      for (int64_t i = 0; i < (t.flat ? 2 : 4); ++i) axes.push_back(i);
+    if (pads.size() != 2 * axes.size())
+      fail("pads has " + std::to_string(pads.size()) + " values for " + std::to_string(axes.size()) + " axes");
     int begin[3] = {0, 0, 0};
     for (size_t i = 0; i < axes.size(); ++i) {
       const int64_t before = pads[i], after = pads[i + axes.size()];
@@ -440,7 +472,8 @@ class Lowering {
     const int64_t features = tensor(in).elements();
     const bool batch = !to.empty() && (to[0] == 0 || to[0] == -1);
     if (batch && to.size() == 2 && (to[1] == features || (to[1] == -1 && to[0] == 0))) return make_flat(in);
-    if (batch && to.size() == 4 && tensor(in).height * tensor(in).width == 1 && to[2] == 1 && to[3] == 1 && (to[1] == features || (to[1] == -1 && to[0] == 0))) {
+    if (batch && to.size() == 4 && tensor(in).height * tensor(in).width == 1 && to[2] == 1 && to[3] == 1 &&
+        (to[1] == features || (to[1] == -1 && to[0] == 0))) {
       Tensor t = tensor(in);
       t.flat = false;
       add(Op::kAlias, {in}, t);
@@ -461,7 +494,8 @@ class Lowering {
 Graph lower(const onnx::Model& model, const std::vector<std::string>& accumulators) {
   for (const auto& [domain, version] : model.opsets)
     if (domain == "nasb" && version != 1)
-      throw Error(ErrorCode::kUnsupported, "operators of nasb version " + std::to_string(version) + "; this engine knows 1");
+      throw Error(ErrorCode::kUnsupported,
+                  "operators of nasb version " + std::to_string(version) + "; this engine knows 1");
   const auto layout = model.metadata.find("nasb.layout_version");
   if (layout != model.metadata.end() && layout->second != "1")
     throw Error(ErrorCode::kUnsupported, "layout version " + layout->second + "; this engine reads 1");

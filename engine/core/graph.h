@@ -19,27 +19,27 @@ struct Tensor {
 };
 
 enum class Op {
-  kConv,        // real; also linear layers
+  kConv,  // real; also linear layers
   kBinaryConv,
-  kBinarize,    // values: thresholds
+  kBinarize,  // values: thresholds
   kMaxPool,
   kAveragePool,
-  kScale,       // values: per channel
-  kShift,       // values: per channel
+  kScale,  // values: per channel
+  kShift,  // values: per channel
   kRelu,
-  kPrelu,       // values: slopes
-  kAdd,         // of two tensors
-  kAddGate,     // of two tensors; the second is [C, 1, 1]
-  kMultiply,    // of two tensors; the second may be [C, 1, 1]
-  kClip,        // low, high
+  kPrelu,     // values: slopes
+  kAdd,       // of two tensors
+  kAddGate,   // of two tensors; the second is [C, 1, 1]
+  kMultiply,  // of two tensors; the second may be [C, 1, 1]
+  kClip,      // low, high
   kSigmoid,
   kHardSigmoid,  // max(0, min(1, low x + high))
   kHardSwish,
-  kConcat,      // of channels
-  kCrop,        // begin, step
-  kPad,         // begin: what is added in front; edge or value `low`
-  kFlatten,     // channel-major
-  kAlias        // the same bytes
+  kConcat,   // of channels
+  kCrop,     // begin, step
+  kPad,      // begin: what is added in front; edge or value `low`
+  kFlatten,  // channel-major
+  kAlias     // the same bytes
 };
 
 struct Layer {
@@ -47,13 +47,13 @@ struct Layer {
   std::string name;
   std::vector<int> inputs;  // tensors
   int output = 0;
-  ConvShape shape;              // convolutions and pooling (there kernel, stride, dilation, pads)
-  std::vector<float> weights;   // kConv: [O][I / groups][kH][kW]
-  std::vector<uint8_t> bits;    // kBinaryConv: as in the file
+  ConvShape shape;                 // convolutions and pooling (there kernel, stride, dilation, pads)
+  std::vector<float> weights;      // kConv: [O][I / groups][kH][kW]
+  std::vector<uint8_t> bits;       // kBinaryConv: as in the file
   std::vector<float> scale, bias;  // per output channel; kConv has no scale
   std::vector<float> values;
   int pad_value = 0;
-  bool count_pads = false;      // average pooling: the border counts as pixels
+  bool count_pads = false;  // average pooling: the border counts as pixels
   float low = 0, high = 0;
   int begin[3] = {0, 0, 0}, step[3] = {1, 1, 1};  // channels, height, width
   bool edge = false;

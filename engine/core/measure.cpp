@@ -12,7 +12,8 @@
 namespace nasb {
 namespace {
 
-constexpr size_t kOtherMemory = size_t{2} << 20;  // bytes read between two runs: what a network touches between two uses of a layer
+constexpr size_t kOtherMemory =
+    size_t{2} << 20;  // bytes read between two runs: what a network touches between two uses of a layer
 
 enum : int { kInput, kSigns, kResidual, kOutput, kOutputSigns };
 
@@ -20,12 +21,16 @@ size_t align(size_t bytes) { return (bytes + 127) / 64 * 64; }
 
 void check(const ConvShape& s) {
   const bool sizes = s.in_channels > 0 && s.in_height > 0 && s.in_width > 0 && s.out_channels > 0 && s.out_height > 0 &&
-                     s.out_width > 0 && s.kernel_height > 0 && s.kernel_width > 0 && s.stride_height > 0 && s.stride_width > 0 &&
-                     s.dilation_height > 0 && s.dilation_width > 0 && s.pad_top >= 0 && s.pad_left >= 0 && s.groups > 0;
+                     s.out_width > 0 && s.kernel_height > 0 && s.kernel_width > 0 && s.stride_height > 0 &&
+                     s.stride_width > 0 && s.dilation_height > 0 && s.dilation_width > 0 && s.pad_top >= 0 &&
+                     s.pad_left >= 0 && s.groups > 0;
   const int64_t largest = 1 << 26;
-  const auto product = [](int64_t a, int64_t b, int64_t c) { return a > (1 << 20) || b > (1 << 14) || c > (1 << 14) ? int64_t{1} << 62 : a * b * c; };
+  const auto product = [](int64_t a, int64_t b, int64_t c) {
+    return a > (1 << 20) || b > (1 << 14) || c > (1 << 14) ? int64_t{1} << 62 : a * b * c;
+  };
   if (!sizes || s.kernel_height > 64 || s.kernel_width > 64 || s.in_channels % s.groups || s.out_channels % s.groups ||
-      product(s.in_channels, s.in_height, s.in_width) > largest || product(s.out_channels, s.out_height, s.out_width) > largest ||
+      product(s.in_channels, s.in_height, s.in_width) > largest ||
+      product(s.out_channels, s.out_height, s.out_width) > largest ||
       int64_t{s.out_channels} * s.group_inputs() * s.taps() > largest)
     throw Error(ErrorCode::kArgument, "measure: a shape that is not one of a convolution, or too large");
 }
@@ -68,7 +73,9 @@ std::vector<double> measure(const MeasuredOperation& operation, int repeats, int
     if (s.in_channels != s.out_channels || s.in_height != s.out_height || s.in_width != s.out_width)
       throw Error(ErrorCode::kArgument, "measure: " + kind + " keeps the shape");
   } else {
-    throw Error(ErrorCode::kArgument, "measure: \"" + kind + "\" is not known; known: binary_conv, conv, identity, avg_pool, max_pool, binarize");
+    throw Error(
+        ErrorCode::kArgument,
+        "measure: \"" + kind + "\" is not known; known: binary_conv, conv, identity, avg_pool, max_pool, binarize");
   }
   const Choice choice = choose_kernel(kernel);
   const std::unique_ptr<Step> step = make_step(layer, graph, choice.kernel, *choice.isa, false);
@@ -104,7 +111,8 @@ std::vector<double> measure(const MeasuredOperation& operation, int repeats, int
     sink = sum;
     // A layer's input has just been written by the layer in front of it.
     const Tensor& in = graph.tensors[step->inputs[0]];
-    const size_t words = in.binary ? static_cast<size_t>(in.height) * in.width * ((in.channels + 31) / 32) : static_cast<size_t>(in.elements());
+    const size_t words = in.binary ? static_cast<size_t>(in.height) * in.width * ((in.channels + 31) / 32)
+                                   : static_cast<size_t>(in.elements());
     for (size_t i = 0; i < words; i += 16) w.words(step->inputs[0])[i] = 0;
     const auto start = std::chrono::steady_clock::now();
     step->run(w, pool);

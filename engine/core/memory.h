@@ -1,4 +1,5 @@
-// Zeroed memory, aligned for vectors; in huge pages where the system gives them, since an arena is touched all over in each run.
+// Zeroed memory, aligned for vectors; in huge pages where the system gives them, since an arena is touched all over in
+// each run.
 #pragma once
 
 #include <cstddef>

@@ -20,7 +20,7 @@ struct Tensor {
   std::vector<uint8_t> bytes;  // little endian; size == product of dims * size of the type (checked)
 
   int64_t elements() const;
-  std::vector<float> floats() const;     // raises Error if the type is another
+  std::vector<float> floats() const;  // raises Error if the type is another
   std::vector<int64_t> integers() const;
 };
 
@@ -60,14 +60,14 @@ struct Model {
   std::map<std::string, int64_t> opsets;  // domain -> version
   std::vector<Node> nodes;                // in the file's order, which ONNX demands to be topological (checked)
   std::map<std::string, Tensor> initializers;
-  std::vector<Value> inputs;   // without those that are initializers
+  std::vector<Value> inputs;  // without those that are initializers
   std::vector<Value> outputs;
   std::map<std::string, std::string> metadata;
   std::vector<std::string> functions;  // "domain.name" of the model-local functions; their bodies are not read
 };
 
-// Raises Error (kFile: damaged or not ONNX, with the byte offset and the field; kUnsupported: valid ONNX that the engine does not
-// know: external data, sparse tensors, sub-graphs, other data types).
+// Raises Error (kFile: damaged or not ONNX, with the byte offset and the field; kUnsupported: valid ONNX that the
+// engine does not know: external data, sparse tensors, sub-graphs, other data types).
 Model read(const uint8_t* data, size_t size);
 
 }  // namespace nasb::onnx

@@ -14,27 +14,47 @@ size_t align(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
 const char* op_name(Op op) {
   switch (op) {
-    case Op::kConv: return "Conv";
-    case Op::kBinaryConv: return "BinaryConv2d";
-    case Op::kBinarize: return "Binarize";
-    case Op::kMaxPool: return "MaxPool";
-    case Op::kAveragePool: return "AveragePool";
-    case Op::kScale: return "Scale";
-    case Op::kShift: return "Shift";
-    case Op::kRelu: return "Relu";
-    case Op::kPrelu: return "PRelu";
+    case Op::kConv:
+      return "Conv";
+    case Op::kBinaryConv:
+      return "BinaryConv2d";
+    case Op::kBinarize:
+      return "Binarize";
+    case Op::kMaxPool:
+      return "MaxPool";
+    case Op::kAveragePool:
+      return "AveragePool";
+    case Op::kScale:
+      return "Scale";
+    case Op::kShift:
+      return "Shift";
+    case Op::kRelu:
+      return "Relu";
+    case Op::kPrelu:
+      return "PRelu";
     case Op::kAdd:
-    case Op::kAddGate: return "Add";
-    case Op::kMultiply: return "Mul";
-    case Op::kClip: return "Clip";
-    case Op::kSigmoid: return "Sigmoid";
-    case Op::kHardSigmoid: return "HardSigmoid";
-    case Op::kHardSwish: return "HardSwish";
-    case Op::kConcat: return "Concat";
-    case Op::kCrop: return "Slice";
-    case Op::kPad: return "Pad";
-    case Op::kFlatten: return "Flatten";
-    case Op::kAlias: return "Reshape";
+    case Op::kAddGate:
+      return "Add";
+    case Op::kMultiply:
+      return "Mul";
+    case Op::kClip:
+      return "Clip";
+    case Op::kSigmoid:
+      return "Sigmoid";
+    case Op::kHardSigmoid:
+      return "HardSigmoid";
+    case Op::kHardSwish:
+      return "HardSwish";
+    case Op::kConcat:
+      return "Concat";
+    case Op::kCrop:
+      return "Slice";
+    case Op::kPad:
+      return "Pad";
+    case Op::kFlatten:
+      return "Flatten";
+    case Op::kAlias:
+      return "Reshape";
   }
   return "?";
 }
@@ -42,8 +62,14 @@ const char* op_name(Op op) {
 class Planner {
  public:
   Planner(const Graph& graph, const std::set<std::string>& keep, BinaryKernel kernel, const Isa& isa)
-      : graph_(graph), kernel_(kernel), isa_(isa), readers_(graph.tensors.size()), kept_(graph.tensors.size()),
-        ready_(graph.tensors.size()), root_(graph.tensors.size()), done_(graph.layers.size()) {
+      : graph_(graph),
+        kernel_(kernel),
+        isa_(isa),
+        readers_(graph.tensors.size()),
+        kept_(graph.tensors.size()),
+        ready_(graph.tensors.size()),
+        root_(graph.tensors.size()),
+        done_(graph.layers.size()) {
     for (size_t i = 0; i < graph.layers.size(); ++i)
       for (int in : graph.layers[i].inputs) readers_[in].push_back(static_cast<int>(i));
     for (size_t t = 0; t < graph.tensors.size(); ++t)
@@ -147,7 +173,8 @@ class Planner {
     if (layer.op == Op::kBinarize) step.output_channels = graph_.tensors[current].channels;
   }
 
-  // Takes layers into the step's epilogue as long as each is the only reader of the one before; returns the last output.
+  // Takes layers into the step's epilogue as long as each is the only reader of the one before; returns the last
+  // output.
   int chain(Step& step, int stage, int current) {
     Fused& f = step.fused;
     for (int next = sole_reader(current); next >= 0; next = sole_reader(current)) {
@@ -159,7 +186,8 @@ class Planner {
       current = l.output;
       step.operation += std::string(" + ") + op_name(l.op);
       // A shift in front of PReLU and one behind it belong to it.
-      if (f.rectify == Rectify::kPrelu && (!f.shift_in.empty() || !f.shift_out.empty())) f.rectify = Rectify::kShiftedPrelu;
+      if (f.rectify == Rectify::kPrelu && (!f.shift_in.empty() || !f.shift_out.empty()))
+        f.rectify = Rectify::kShiftedPrelu;
     }
     // What is not there adds -0: x + -0 is x, while -0 + 0 would be +0.
     if (f.rectify == Rectify::kShiftedPrelu) {
@@ -170,7 +198,8 @@ class Planner {
     return current;
   }
 
-  // Where a tensor is read by a concatenation alone, and so are its other parts, each step writes its channels of the whole.
+  // Where a tensor is read by a concatenation alone, and so are its other parts, each step writes its channels of the
+  // whole.
   bool write_into_concat(const Layer& layer, Step& step, int current) {
     const int reader = readers_[current].size() == 1 && !kept_[current] ? readers_[current][0] : -1;
     if (reader < 0 || graph_.layers[reader].op != Op::kConcat || !joins_in_place(graph_.layers[reader])) return false;
@@ -209,7 +238,8 @@ class Planner {
     if (signs > kMaxSignOutputs) return false;
     for (int in : concat.inputs) {
       if (kept_[in] || readers_[in].size() != 1 || (signs && channel % 32)) return false;
-      const auto maker = std::find_if(graph_.layers.begin(), graph_.layers.end(), [&](const Layer& l) { return l.output == in; });
+      const auto maker =
+          std::find_if(graph_.layers.begin(), graph_.layers.end(), [&](const Layer& l) { return l.output == in; });
       if (maker == graph_.layers.end() || !has_epilogue(maker->op) || maker->op == Op::kBinarize) return false;
       if (is_convolution(*maker) && maker->shape.groups > 1 && maker->shape.group_outputs() % 32) return false;
       channel += graph_.tensors[in].channels;
@@ -275,7 +305,8 @@ class Planner {
       if (step.fused.residual < 0 || !step.fused.store) continue;
       const int from = root_[step.fused.residual], to = root_[step.output];
       const bool read = std::any_of(step.inputs.begin(), step.inputs.end(), [&](int in) { return root_[in] == from; });
-      if (from == to || read || last[from] != i || first[to] != i || step.output_stride != step.output_channels) continue;
+      if (from == to || read || last[from] != i || first[to] != i || step.output_stride != step.output_channels)
+        continue;
       last[from] = last[to];
       first[to] = last[to] = -1;
       for (int& r : root_)
@@ -314,7 +345,9 @@ class Planner {
       const Tensor& x = graph_.tensors[t];
       const size_t pixels = static_cast<size_t>(x.height) * x.width;
       // One vector more than the tensor: an aligned tail may be read whole.
-      bytes[t] = align((x.binary ? pixels * ((x.channels + 31) / 32) * sizeof(uint32_t) : pixels * x.channels * sizeof(float)) + kAlign);
+      bytes[t] = align(
+          (x.binary ? pixels * ((x.channels + 31) / 32) * sizeof(uint32_t) : pixels * x.channels * sizeof(float)) +
+          kAlign);
       order.push_back(static_cast<int>(t));
     }
     std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return bytes[a] > bytes[b]; });
@@ -329,7 +362,8 @@ class Planner {
       plan_.offsets[t] = at;
       plan_.arena_bytes = std::max(plan_.arena_bytes, at + bytes[t]);
       placed.insert(std::upper_bound(placed.begin(), placed.end(), t,
-                                     [&](int a, int b) { return plan_.offsets[a] < plan_.offsets[b]; }), t);
+                                     [&](int a, int b) { return plan_.offsets[a] < plan_.offsets[b]; }),
+                    t);
     }
     for (size_t t = 0; t < n; ++t) plan_.offsets[t] = plan_.offsets[root_[t]];
   }

@@ -43,9 +43,9 @@ void hand_out(const Tensor& t, const Workspace& w, int id, float* to) {
   const int words = (t.channels + 31) / 32;
   for (size_t p = 0; p < plane; ++p)
     for (int c = 0; c < t.channels; ++c)
-      to[c * plane + p] = !t.binary ? w.floats(id)[p * t.channels + c]
+      to[c * plane + p] = !t.binary                                         ? w.floats(id)[p * t.channels + c]
                           : w.words(id)[p * words + c / 32] >> (c % 32) & 1 ? -1.0f
-                                                                              : 1.0f;
+                                                                            : 1.0f;
 }
 
 std::vector<int64_t> dims_of(const Tensor& t) {
@@ -57,7 +57,8 @@ std::vector<int64_t> dims_of(const Tensor& t) {
 
 struct Session::Impl {
   Impl(const uint8_t* data, size_t size, const Options& options)
-      : bytes(data, data + size), choice(choose_kernel(options.kernel)),
+      : bytes(data, data + size),
+        choice(choose_kernel(options.kernel)),
         pool(std::clamp(options.threads > 0 ? options.threads : available_threads(), 1, kMostThreads)) {
     const onnx::Model model = onnx::read(data, size);
     Graph graph = lower(model);
@@ -131,7 +132,8 @@ void Session::run(const float* images, int64_t batch, float* output) const {
   impl_->give_back(std::move(buffers));
 }
 
-std::map<std::string, Array> Session::inspect(const float* images, int64_t batch, const std::vector<std::string>& names) const {
+std::map<std::string, Array> Session::inspect(const float* images, int64_t batch,
+                                              const std::vector<std::string>& names) const {
   std::vector<std::string> accumulators;
   std::set<std::string> keep;
   for (const std::string& name : names) {

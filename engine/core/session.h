@@ -12,10 +12,11 @@ namespace nasb {
 
 struct Options {
   int threads = 0;     // 0: as many as the process may use
-  std::string kernel;  // of binary convolutions: "", "reference", "portable", "avx2", "avx512", "neon"; "": the best that works here
+  std::string kernel;  // of binary convolutions: "", "reference", "portable", "avx2", "avx512", "neon"; "": the best
+                       // that works here
 };
 
-struct Array {                // a float32 tensor handed out: NCHW, or [N, features]
+struct Array {  // a float32 tensor handed out: NCHW, or [N, features]
   std::vector<int64_t> dims;
   std::vector<float> values;
 };
@@ -42,14 +43,15 @@ class Session {
   const std::vector<int64_t>& output_dims() const;  // of one image's output, e.g. [classes]
   const std::map<std::string, std::string>& metadata() const;
   int threads() const;
-  size_t workspace_bytes() const;  // of one running call
+  size_t workspace_bytes() const;                 // of one running call
   std::vector<std::string> tensor_names() const;  // all that inspect() can hand out
 
   // images: [batch, C, H, W], contiguous; output: [batch, output_dims...]. Safe from several threads at once: each call
   // has a workspace of its own; calls share the thread pool in turn.
   void run(const float* images, int64_t batch, float* output) const;
 
-  // The named inner tensors (an ONNX value name, or "NAME:accumulators" of a binary convolution: the exact integer sums). Raises Error on an unknown name.
+  // The named inner tensors (an ONNX value name, or "NAME:accumulators" of a binary convolution: the exact integer
+  // sums). Raises Error on an unknown name.
   std::map<std::string, Array> inspect(const float* images, int64_t batch, const std::vector<std::string>& names) const;
 
   // Times each step on one image, `repeats` times.
@@ -62,11 +64,11 @@ class Session {
 
 // What this CPU has and what this build contains, for `info`.
 struct KernelInfo {
-  std::string name;       // "avx2"
+  std::string name;  // "avx2"
   bool compiled = false;
-  bool supported = false; // by this CPU
-  bool verified = false;  // equal to the reference in the self-check (false where it was not tried)
-  std::string note;       // why not
+  bool supported = false;  // by this CPU
+  bool verified = false;   // equal to the reference in the self-check (false where it was not tried)
+  std::string note;        // why not
 };
 std::vector<KernelInfo> kernels();
 std::string cpu_name();

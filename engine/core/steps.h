@@ -30,7 +30,7 @@ struct Fused {
   std::vector<float> scale, bias, shift_in, slope, shift_out;
   int residual = -1;
   Rectify rectify = Rectify::kNone;
-  bool store = true;  // the float output is read by somebody
+  bool store = true;      // the float output is read by somebody
   int first_channel = 0;  // of the output tensor: others write its other channels
   struct Sign {
     int tensor;
@@ -51,7 +51,7 @@ class Step {
   int64_t macs = 0;
   bool binary = false;
   std::vector<int> inputs;
-  int output = 0;  // of the step's last fused layer
+  int output = 0;           // of the step's last fused layer
   int output_channels = 0;  // that the step computes
   int output_stride = 0;    // channels of the output tensor
   Fused fused;
@@ -67,6 +67,9 @@ bool has_epilogue(Op op);
 
 std::unique_ptr<Step> make_step(const Layer& layer, const Graph& graph, BinaryKernel kernel, const Isa& isa,
                                 bool from_image);
+
+std::unique_ptr<Step> make_conv_step(const Layer& layer, const Isa& isa, bool from_image);  // conv_step.cpp
+std::unique_ptr<Step> make_map_step(const Layer& layer, const Graph& graph);                // map_step.cpp
 
 // `values` padded with zeros so that a kernel may read a whole block from any channel.
 std::vector<float> padded(const std::vector<float>& values);

@@ -66,7 +66,9 @@ void ThreadPool::parallel(int count, const Work& work) {
   open_ = true;
   ++epoch_;
   if (sleepers_ > 0) {
-    { std::lock_guard<std::mutex> lock(sleeping_); }
+    {
+      std::lock_guard<std::mutex> lock(sleeping_);
+    }
     wake_.notify_all();
   }
   drain(0);

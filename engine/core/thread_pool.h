@@ -21,9 +21,9 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   using Work = std::function<void(int item, int thread)>;
-  // Runs work(item, thread) for each item in [0, count), thread in [0, threads()). Each thread begins with a range of its own, so
-  // that it meets the data that it has just written, and then helps the others. Where another call has the pool, the caller
-  // runs all items itself. `work` must not throw.
+  // Runs work(item, thread) for each item in [0, count), thread in [0, threads()). Each thread begins with a range of
+  // its own, so that it meets the data that it has just written, and then helps the others. Where another call has the
+  // pool, the caller runs all items itself. `work` must not throw.
   void parallel(int count, const Work& work);
 
  private:

@@ -1,5 +1,5 @@
-// What follows a sum, for any instruction set: scale and bias, residual, activation, then the float output and the packed
-// signs of every reader, all from registers. Included by isa_*.cpp only. F is a vector of floats:
+// What follows a sum, for any instruction set: scale and bias, residual, activation, then the float output and the
+// packed signs of every reader, all from registers. Included by isa_*.cpp only. F is a vector of floats:
 //   kLanes, load, store, load_part(p, n), store_part(p, v, n), +, *, negative_or(x, y): y where x < 0, else x,
 //   relu(x), below(x, t): one bit a lane, 1 where not x >= t.
 #pragma once
@@ -12,7 +12,8 @@ namespace {
 enum { kNoScale, kBias, kScaleBias };
 
 template <class F, int kAffine, bool kResidual, int kRectify>
-void epilogue_rows(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel, int channel_count) {
+void epilogue_rows(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel,
+                   int channel_count) {
   constexpr int kLanes = F::kLanes, kVectors = 32 / kLanes;
   constexpr bool kScales = kAffine == kScaleBias, kShifts = kRectify == static_cast<int>(Rectify::kShiftedPrelu);
   constexpr bool kSlopes = kShifts || kRectify == static_cast<int>(Rectify::kPrelu);
@@ -71,9 +72,12 @@ void epilogue_rows(const Epilogue& e, const float* acc, int first_pixel, int pix
 template <class F, int kAffine, bool kResidual>
 void epilogue_rectify(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel, int count) {
   switch (e.rectify) {
-    case Rectify::kNone: return epilogue_rows<F, kAffine, kResidual, 0>(e, acc, first_pixel, pixel_count, channel, count);
-    case Rectify::kRelu: return epilogue_rows<F, kAffine, kResidual, 1>(e, acc, first_pixel, pixel_count, channel, count);
-    case Rectify::kPrelu: return epilogue_rows<F, kAffine, kResidual, 2>(e, acc, first_pixel, pixel_count, channel, count);
+    case Rectify::kNone:
+      return epilogue_rows<F, kAffine, kResidual, 0>(e, acc, first_pixel, pixel_count, channel, count);
+    case Rectify::kRelu:
+      return epilogue_rows<F, kAffine, kResidual, 1>(e, acc, first_pixel, pixel_count, channel, count);
+    case Rectify::kPrelu:
+      return epilogue_rows<F, kAffine, kResidual, 2>(e, acc, first_pixel, pixel_count, channel, count);
     case Rectify::kShiftedPrelu:
       return epilogue_rows<F, kAffine, kResidual, 3>(e, acc, first_pixel, pixel_count, channel, count);
   }
@@ -83,11 +87,13 @@ template <class F>
 void epilogue(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel, int count) {
   const int affine = e.scale ? kScaleBias : e.bias ? kBias : kNoScale;
   if (e.residual) {
-    if (affine == kScaleBias) return epilogue_rectify<F, kScaleBias, true>(e, acc, first_pixel, pixel_count, channel, count);
+    if (affine == kScaleBias)
+      return epilogue_rectify<F, kScaleBias, true>(e, acc, first_pixel, pixel_count, channel, count);
     if (affine == kBias) return epilogue_rectify<F, kBias, true>(e, acc, first_pixel, pixel_count, channel, count);
     return epilogue_rectify<F, kNoScale, true>(e, acc, first_pixel, pixel_count, channel, count);
   }
-  if (affine == kScaleBias) return epilogue_rectify<F, kScaleBias, false>(e, acc, first_pixel, pixel_count, channel, count);
+  if (affine == kScaleBias)
+    return epilogue_rectify<F, kScaleBias, false>(e, acc, first_pixel, pixel_count, channel, count);
   if (affine == kBias) return epilogue_rectify<F, kBias, false>(e, acc, first_pixel, pixel_count, channel, count);
   return epilogue_rectify<F, kNoScale, false>(e, acc, first_pixel, pixel_count, channel, count);
 }

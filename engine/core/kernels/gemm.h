@@ -1,5 +1,5 @@
-// Real convolution and linear layers: sums over segments of contiguous inputs, for any instruction set. Included by isa_*.cpp
-// only. F as in epilogue.h, with multiply_add(a, b, c) = a * b + c and fill(x).
+// Real convolution and linear layers: sums over segments of contiguous inputs, for any instruction set. Included by
+// isa_*.cpp only. F as in epilogue.h, with multiply_add(a, b, c) = a * b + c and fill(x).
 //
 // One micro-kernel call keeps kRows pixels x kVectors vectors of channels in registers and walks the whole depth; each
 // channel's sum is made in the order of the inputs, whatever the tile is.
@@ -14,8 +14,7 @@ namespace {
 template <class F, int kRows, int kVectors>
 inline void gemm_micro(const GemmLayer& layer, const float* const* inputs, const float* weights, float* acc) {
   F sum[kRows][kVectors];
-  NASB_UNROLL for (int r = 0; r < kRows; ++r)
-    NASB_UNROLL for (int v = 0; v < kVectors; ++v) sum[r][v] = F::fill(0);
+  NASB_UNROLL for (int r = 0; r < kRows; ++r) NASB_UNROLL for (int v = 0; v < kVectors; ++v) sum[r][v] = F::fill(0);
   for (int s = 0; s < layer.segment_count; ++s) {
     const float* x[kRows];
     NASB_UNROLL for (int r = 0; r < kRows; ++r) x[r] = inputs[r] + layer.segments[s];
@@ -28,8 +27,8 @@ inline void gemm_micro(const GemmLayer& layer, const float* const* inputs, const
       }
     }
   }
-  NASB_UNROLL for (int r = 0; r < kRows; ++r)
-    NASB_UNROLL for (int v = 0; v < kVectors; ++v) sum[r][v].store(acc + r * kBlock + v * F::kLanes);
+  NASB_UNROLL for (int r = 0; r < kRows; ++r) NASB_UNROLL for (int v = 0; v < kVectors; ++v) sum[r][v].store(
+      acc + r * kBlock + v * F::kLanes);
 }
 
 template <class F, int kRows, int kVectors>

@@ -1,6 +1,6 @@
-// What an instruction set has to give: the table of micro-kernels that core/ calls. One isa_*.cpp for each instruction set
-// fills it from the templates beside it. Those files are compiled with flags of their own; they use no inline function of the
-// standard library, since the linker could keep their copy for everyone.
+// What an instruction set has to give: the table of micro-kernels that core/ calls. One isa_*.cpp for each instruction
+// set fills it from the templates beside it. Those files are compiled with flags of their own; they use no inline
+// function of the standard library, since the linker could keep their copy for everyone.
 #pragma once
 
 #include <cstddef>
@@ -32,8 +32,8 @@ struct SignOutput {
 constexpr int kMaxSignOutputs = 8;
 
 struct Epilogue {
-  const float* scale = nullptr;  // null: 1. All parameters: [channels, padded to kBlock]
-  const float* bias = nullptr;   // null: 0
+  const float* scale = nullptr;     // null: 1. All parameters: [channels, padded to kBlock]
+  const float* bias = nullptr;      // null: 0
   const float* residual = nullptr;  // [pixels][channels]
   Rectify rectify = Rectify::kNone;
   const float* shift_in = nullptr;
@@ -41,27 +41,27 @@ struct Epilogue {
   const float* shift_out = nullptr;
   float* output = nullptr;  // [pixels][output_stride], or null where only signs are read
   int channels = 0;
-  int output_stride = 0;    // more than `channels` where the output is a slice of a concatenation
+  int output_stride = 0;  // more than `channels` where the output is a slice of a concatenation
   int sign_outputs = 0;
   SignOutput signs[kMaxSignOutputs];
 };
 
 // A binary convolution by table look-up (lut.h derives it), as a tile of output pixels sees it.
 struct LutLayer {
-  const uint8_t* table;     // [17][32][16] bytes
-  const uint8_t* weights;   // [blocks][nibbles][kBlock], lanes in the order of lut_lane()
-  const int32_t* offsets;   // [nibbles]: from a pair's first code, in codes
-  int nibbles;              // of one output: taps * ceil(channels / 4)
-  int channel_blocks;       // ceil(output channels / kBlock)
+  const uint8_t* table;    // [17][32][16] bytes
+  const uint8_t* weights;  // [blocks][nibbles][kBlock], lanes in the order of lut_lane()
+  const int32_t* offsets;  // [nibbles]: from a pair's first code, in codes
+  int nibbles;             // of one output: taps * ceil(channels / 4)
+  int channel_blocks;      // ceil(output channels / kBlock)
 };
 
 struct LutTile {
   const uint16_t* const* pairs;  // [pair_count]: each pair's first code
   const float* base;             // [2 * pair_count]: the sum where no bit differs
   int pair_count;
-  int first_pixel;               // of the tile, in the output's flattened order
-  int pixel_count;               // 2 * pair_count, or one less
-  uint16_t* partial;             // scratch [lut_blocks][2 * pair_count][kBlock]
+  int first_pixel;    // of the tile, in the output's flattened order
+  int pixel_count;    // 2 * pair_count, or one less
+  uint16_t* partial;  // scratch [lut_blocks][2 * pair_count][kBlock]
 };
 
 // A binary convolution by xor and popcount, as a tile of output pixels sees it.
@@ -72,16 +72,16 @@ struct WordLayer {
 };
 
 struct WordTile {
-  const uint32_t* const* pixels;      // [pixel_count]: each pixel's first word
-  const float* base;                  // [pixel_count]: the sum where no bit differs
-  const float* const* corrections;    // [pixel_count]: [kBlock] to add for the block, or null: see BinaryConv
+  const uint32_t* const* pixels;    // [pixel_count]: each pixel's first word
+  const float* base;                // [pixel_count]: the sum where no bit differs
+  const float* const* corrections;  // [pixel_count]: [kBlock] to add for the block, or null: see BinaryConv
   int pixel_count;
   int first_pixel;
 };
 
 // A real convolution as a tile of output pixels sees it: the sum over segments of contiguous inputs.
 struct GemmLayer {
-  const float* weights;  // [ceil(channels / columns)][depth][columns], columns = Isa::gemm_columns
+  const float* weights;     // [ceil(channels / columns)][depth][columns], columns = Isa::gemm_columns
   const int32_t* segments;  // [segment_count]: from a pixel's first input, in floats
   int segment_count;
   int segment_length;
@@ -92,21 +92,24 @@ struct GemmLayer {
 struct Isa {
   const char* name;
   // Applies `e` to accumulators [pixel_count][kBlock] of the channels from `channel` on.
-  void (*epilogue)(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel, int channel_count);
-  // Pair codes of `count` nibbles: codes[i] = nibble i of first * 16 + nibble i of second * 512. A null pointer is a pixel outside
-  // of the image, with the states `outside` [count].
+  void (*epilogue)(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel,
+                   int channel_count);
+  // Pair codes of `count` nibbles: codes[i] = nibble i of first * 16 + nibble i of second * 512. A null pointer is a
+  // pixel outside of the image, with the states `outside` [count].
   void (*pair_codes)(const uint32_t* first, const uint32_t* second, const uint8_t* outside, uint16_t* codes, int count);
-  // Sums of a tile for channel_count channels, up to lut_blocks blocks of kBlock from `block` on, handed to `e` with the
-  // channel offset `channel`. Null: the set has none.
+  // Sums of a tile for channel_count channels, up to lut_blocks blocks of kBlock from `block` on, handed to `e` with
+  // the channel offset `channel`. Null: the set has none.
   int lut_blocks;
-  void (*lut_tile)(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel, int channel_count);
+  void (*lut_tile)(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel,
+                   int channel_count);
   // The same by xor and popcount, one block. Null: the look-up is better there.
-  void (*word_tile)(const WordLayer& layer, const WordTile& tile, int block, const Epilogue& e, int channel, int channel_count);
+  void (*word_tile)(const WordLayer& layer, const WordTile& tile, int block, const Epilogue& e, int channel,
+                    int channel_count);
   int (*lut_lane)(int position);  // which of a block's kBlock channels a weight byte stands for
   // Sums of a tile of pixels for all channels; inputs[i]: first input of pixel i. scratch: [pixel_count][kBlock].
   int gemm_columns;
-  void (*gemm_tile)(const GemmLayer& layer, const float* const* inputs, int first_pixel, int pixel_count, int first_channel,
-                    int channel_count, const Epilogue& e, float* scratch);
+  void (*gemm_tile)(const GemmLayer& layer, const float* const* inputs, int first_pixel, int pixel_count,
+                    int first_channel, int channel_count, const Epilogue& e, float* scratch);
   // acc[c] = the largest of taps[t][c], or their sum times `factor`.
   void (*pool)(const float* const* taps, int tap_count, int count, bool largest, float factor, float* acc);
   // acc[c] = sum over t of taps[t][c] * weights[t * stride + c].

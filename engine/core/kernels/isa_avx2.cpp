@@ -66,7 +66,8 @@ struct Bytes {
   }
 };
 
-void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel, int channel_count) {
+void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel,
+              int channel_count) {
   if (channel_count > kBlock + Bytes::kBytes)
     lut_block<Bytes, Floats, 1, 4>(layer, tile, block, e, channel, channel_count);
   else if (channel_count > kBlock)
@@ -103,8 +104,9 @@ void pair_codes(const uint32_t* first, const uint32_t* second, const uint8_t* ou
 }  // namespace
 
 const Isa& isa_avx2() {
-  static const Isa isa = {"avx2",  epilogue<Floats>, pair_codes, 2, lut_tile, nullptr,       lut_lane<Bytes>,
-                          16,      gemm_tile<Floats, 6, 2>, pool<Floats>, depthwise<Floats>};
+  static const Isa isa = {
+      "avx2",       epilogue<Floats>, pair_codes, 2, lut_tile, nullptr, lut_lane<Bytes>, 16, gemm_tile<Floats, 6, 2>,
+      pool<Floats>, depthwise<Floats>};
   return isa;
 }
 

@@ -42,7 +42,8 @@ struct Bytes {
   }
 };
 
-void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel, int channel_count) {
+void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel,
+              int channel_count) {
   if (channel_count > kBlock)
     lut_block<Bytes, Floats, 4, 2>(layer, tile, block, e, channel, channel_count);
   else
@@ -75,8 +76,9 @@ void pair_codes(const uint32_t* first, const uint32_t* second, const uint8_t* ou
 }  // namespace
 
 const Isa& isa_avx512() {
-  static const Isa isa = {"avx512",  epilogue<Floats>, pair_codes, 2, lut_tile, nullptr,       lut_lane<Bytes>,
-                          32,      gemm_tile<Floats, 12, 2>, pool<Floats>, depthwise<Floats>};
+  static const Isa isa = {
+      "avx512",     epilogue<Floats>, pair_codes, 2, lut_tile, nullptr, lut_lane<Bytes>, 32, gemm_tile<Floats, 12, 2>,
+      pool<Floats>, depthwise<Floats>};
   return isa;
 }
 

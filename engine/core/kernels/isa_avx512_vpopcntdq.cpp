@@ -1,6 +1,7 @@
-// AVX-512 with VPOPCNTDQ (Ice Lake, Zen 4 and later): binary convolutions by xor and popcount, 16 channels x 32 inputs at a
-// time. 3 operations for 512 MACs; Zen 4 does 2 such operations a cycle: at most 341 MACs a cycle. (A carry-save adder of ternary
-// operations, 5 operations for 1024 MACs, was tried: 300 MACs a cycle, since Zen 4 does fewer of those.)
+// AVX-512 with VPOPCNTDQ (Ice Lake, Zen 4 and later): binary convolutions by xor and popcount, 16 channels x 32 inputs
+// at a time. 3 operations for 512 MACs; Zen 4 does 2 such operations a cycle: at most 341 MACs a cycle. (A carry-save
+// adder of ternary operations, 5 operations for 1024 MACs, was tried: 300 MACs a cycle, since Zen 4 does fewer of
+// those.)
 #include <immintrin.h>
 
 #include "floats_avx512.h"
@@ -13,11 +14,10 @@ constexpr int kLanes = 16;
 
 // Dots of P pixels and V vectors of channels into acc [P][kBlock].
 template <int P, int V>
-inline void word_micro(const WordLayer& layer, const uint32_t* const* pixels, const uint32_t* weights, const float* base,
-                       const float* const* corrections, int lane, float* acc) {
+inline void word_micro(const WordLayer& layer, const uint32_t* const* pixels, const uint32_t* weights,
+                       const float* base, const float* const* corrections, int lane, float* acc) {
   __m512i sum[P][V];
-  NASB_UNROLL for (int p = 0; p < P; ++p)
-    NASB_UNROLL for (int v = 0; v < V; ++v) sum[p][v] = _mm512_setzero_si512();
+  NASB_UNROLL for (int p = 0; p < P; ++p) NASB_UNROLL for (int v = 0; v < V; ++v) sum[p][v] = _mm512_setzero_si512();
   const uint32_t* x[P];
   NASB_UNROLL for (int p = 0; p < P; ++p) x[p] = pixels[p];
   const int32_t* const end = layer.offsets + layer.words;
@@ -27,16 +27,15 @@ inline void word_micro(const WordLayer& layer, const uint32_t* const* pixels, co
     NASB_UNROLL for (int v = 0; v < V; ++v) w[v] = _mm512_loadu_si512(weights + v * kLanes);
     NASB_UNROLL for (int p = 0; p < P; ++p) {
       const __m512i a = _mm512_set1_epi32(static_cast<int>(x[p][at]));
-      NASB_UNROLL for (int v = 0; v < V; ++v)
-        sum[p][v] = _mm512_add_epi32(sum[p][v], _mm512_popcnt_epi32(_mm512_xor_si512(a, w[v])));
+      NASB_UNROLL for (int v = 0; v < V; ++v) sum[p][v] =
+          _mm512_add_epi32(sum[p][v], _mm512_popcnt_epi32(_mm512_xor_si512(a, w[v])));
     }
   }
-  NASB_UNROLL for (int p = 0; p < P; ++p)
-    NASB_UNROLL for (int v = 0; v < V; ++v) {
-      __m512 dot = _mm512_fnmadd_ps(_mm512_set1_ps(2), _mm512_cvtepi32_ps(sum[p][v]), _mm512_set1_ps(base[p]));
-      if (corrections[p]) dot = _mm512_add_ps(dot, _mm512_loadu_ps(corrections[p] + lane + v * kLanes));
-      _mm512_storeu_ps(acc + p * kBlock + v * kLanes, dot);
-    }
+  NASB_UNROLL for (int p = 0; p < P; ++p) NASB_UNROLL for (int v = 0; v < V; ++v) {
+    __m512 dot = _mm512_fnmadd_ps(_mm512_set1_ps(2), _mm512_cvtepi32_ps(sum[p][v]), _mm512_set1_ps(base[p]));
+    if (corrections[p]) dot = _mm512_add_ps(dot, _mm512_loadu_ps(corrections[p] + lane + v * kLanes));
+    _mm512_storeu_ps(acc + p * kBlock + v * kLanes, dot);
+  }
 }
 
 template <int P, int V>
@@ -58,7 +57,8 @@ void word_slice(const WordLayer& layer, const WordTile& tile, const uint32_t* we
   word_rows<1, V>(layer, tile, weights, e, lane, channel, channel_count, p);
 }
 
-void word_tile(const WordLayer& layer, const WordTile& tile, int block, const Epilogue& e, int channel, int channel_count) {
+void word_tile(const WordLayer& layer, const WordTile& tile, int block, const Epilogue& e, int channel,
+               int channel_count) {
   // A slice's weights stay in the first cache while the tile's pixels pass.
   for (int lane = 0; lane < channel_count; lane += kSlice) {
     const uint32_t* weights = layer.weights + static_cast<size_t>(block * kBlock + lane) * layer.words;

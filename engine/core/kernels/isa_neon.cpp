@@ -66,7 +66,8 @@ struct Bytes {
   }
 };
 
-void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel, int channel_count) {
+void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel,
+              int channel_count) {
   if (channel_count > 2 * Bytes::kBytes)
     lut_block<Bytes, Floats, 2, 4>(layer, tile, block, e, channel, channel_count);
   else if (channel_count > Bytes::kBytes)
@@ -85,8 +86,9 @@ void pair_codes(const uint32_t* first, const uint32_t* second, const uint8_t* ou
 }  // namespace
 
 const Isa& isa_neon() {
-  static const Isa isa = {"neon", epilogue<Floats>,        pair_codes, 1, lut_tile, nullptr, lut_lane<Bytes>,
-                          8,      gemm_tile<Floats, 8, 2>, pool<Floats>, depthwise<Floats>};
+  static const Isa isa = {
+      "neon",       epilogue<Floats>, pair_codes, 1, lut_tile, nullptr, lut_lane<Bytes>, 8, gemm_tile<Floats, 8, 2>,
+      pool<Floats>, depthwise<Floats>};
   return isa;
 }
 

@@ -67,7 +67,8 @@ inline uint32_t bits_set(uint32_t x) {
   return (x + (x >> 16)) & 63;
 }
 
-void word_tile(const WordLayer& layer, const WordTile& tile, int block, const Epilogue& e, int channel, int channel_count) {
+void word_tile(const WordLayer& layer, const WordTile& tile, int block, const Epilogue& e, int channel,
+               int channel_count) {
   float acc[kBlock];
   uint32_t count[kSlice];
   for (int lane = 0; lane < channel_count; lane += kSlice) {
@@ -90,8 +91,9 @@ void word_tile(const WordLayer& layer, const WordTile& tile, int block, const Ep
 }  // namespace
 
 const Isa& isa_portable() {
-  static const Isa isa = {"portable", epilogue<Floats>,        pair_codes, 0, nullptr, word_tile,     nullptr, 16,
-                          gemm_tile<Floats, 2, 2>, pool<Floats>, depthwise<Floats>};
+  static const Isa isa = {
+      "portable",   epilogue<Floats>, pair_codes, 0, nullptr, word_tile, nullptr, 16, gemm_tile<Floats, 2, 2>,
+      pool<Floats>, depthwise<Floats>};
   return isa;
 }
 

@@ -54,14 +54,13 @@ constexpr int lut_byte_of(int v) {
 }
 
 // Counts for P pairs and V vectors (of one block or of several) over nibbles [begin, end), at most kLutChunk of them.
-// `pairs`: codes of each pair; `weights`: of nibble `begin`, first block. On the first chunk partial sums are set, then added
-// to; on the last they become dots in `acc` [blocks][2 P][kBlock].
+// `pairs`: codes of each pair; `weights`: of nibble `begin`, first block. On the first chunk partial sums are set, then
+// added to; on the last they become dots in `acc` [blocks][2 P][kBlock].
 template <class B, int P, int V>
 inline void lut_micro(const LutLayer& layer, const uint16_t* const* pairs, int begin, int end, const uint8_t* weights,
                       bool first, bool last, uint16_t* partial, size_t partial_stride, const float* base, float* acc) {
   B t[P][V], h[P][V];
-  NASB_UNROLL for (int p = 0; p < P; ++p)
-    NASB_UNROLL for (int v = 0; v < V; ++v) t[p][v] = h[p][v] = B::zero();
+  NASB_UNROLL for (int p = 0; p < P; ++p) NASB_UNROLL for (int v = 0; v < V; ++v) t[p][v] = h[p][v] = B::zero();
   const uint8_t* table = layer.table;
   const size_t block = static_cast<size_t>(layer.nibbles) * kBlock;
   const int32_t* offset = layer.offsets + begin;
@@ -74,8 +73,10 @@ inline void lut_micro(const LutLayer& layer, const uint16_t* const* pairs, int b
                           B::table(table + code[p][offset[2]])};
       NASB_UNROLL for (int v = 0; v < V; ++v) {
         const uint8_t* w = weights + lut_block_of<B>(v) * block + lut_byte_of<B>(v);
-        const B sum = entry[0].shuffle(B::load(w)).add8(entry[1].shuffle(B::load(w + kBlock))).add8(
-            entry[2].shuffle(B::load(w + 2 * kBlock)));
+        const B sum = entry[0]
+                          .shuffle(B::load(w))
+                          .add8(entry[1].shuffle(B::load(w + kBlock)))
+                          .add8(entry[2].shuffle(B::load(w + 2 * kBlock)));
         t[p][v] = t[p][v].add8(sum);
         h[p][v] = h[p][v].add8(sum.template shift_right_16<4>());
         B::keep(t[p][v]);
@@ -83,8 +84,7 @@ inline void lut_micro(const LutLayer& layer, const uint16_t* const* pairs, int b
       }
     }
   }
-  for (; offset < stop; ++offset, weights += kBlock)
-    NASB_UNROLL for (int p = 0; p < P; ++p) {
+  for (; offset < stop; ++offset, weights += kBlock) NASB_UNROLL for (int p = 0; p < P; ++p) {
       const B entry = B::table(table + code[p][*offset]);
       NASB_UNROLL for (int v = 0; v < V; ++v) {
         const B look = entry.shuffle(B::load(weights + lut_block_of<B>(v) * block + lut_byte_of<B>(v)));
@@ -93,26 +93,25 @@ inline void lut_micro(const LutLayer& layer, const uint16_t* const* pairs, int b
       }
     }
   constexpr int kHalf = B::kBytes / 2;  // 16-bit lanes
-  NASB_UNROLL for (int p = 0; p < P; ++p)
-    NASB_UNROLL for (int v = 0; v < V; ++v) {
-      const LutCounts<B> n = lut_decode(t[p][v], h[p][v]);
-      for (int pixel = 0; pixel < 2; ++pixel) {
-        uint16_t* row = partial + lut_block_of<B>(v) * partial_stride + (2 * p + pixel) * kBlock + lut_byte_of<B>(v);
-        B even = n.even[pixel], odd = n.odd[pixel];
-        if (!first) {
-          even = even.add16(B::load(reinterpret_cast<const uint8_t*>(row)));
-          odd = odd.add16(B::load(reinterpret_cast<const uint8_t*>(row + kHalf)));
-        }
-        if (last) {
-          float* to = acc + (lut_block_of<B>(v) * 2 * P + 2 * p + pixel) * kBlock + lut_byte_of<B>(v);
-          even.store_dots(to, base[2 * p + pixel]);
-          odd.store_dots(to + kHalf, base[2 * p + pixel]);
-        } else {
-          even.store(reinterpret_cast<uint8_t*>(row));
-          odd.store(reinterpret_cast<uint8_t*>(row + kHalf));
-        }
+  NASB_UNROLL for (int p = 0; p < P; ++p) NASB_UNROLL for (int v = 0; v < V; ++v) {
+    const LutCounts<B> n = lut_decode(t[p][v], h[p][v]);
+    for (int pixel = 0; pixel < 2; ++pixel) {
+      uint16_t* row = partial + lut_block_of<B>(v) * partial_stride + (2 * p + pixel) * kBlock + lut_byte_of<B>(v);
+      B even = n.even[pixel], odd = n.odd[pixel];
+      if (!first) {
+        even = even.add16(B::load(reinterpret_cast<const uint8_t*>(row)));
+        odd = odd.add16(B::load(reinterpret_cast<const uint8_t*>(row + kHalf)));
+      }
+      if (last) {
+        float* to = acc + (lut_block_of<B>(v) * 2 * P + 2 * p + pixel) * kBlock + lut_byte_of<B>(v);
+        even.store_dots(to, base[2 * p + pixel]);
+        odd.store_dots(to + kHalf, base[2 * p + pixel]);
+      } else {
+        even.store(reinterpret_cast<uint8_t*>(row));
+        odd.store(reinterpret_cast<uint8_t*>(row + kHalf));
       }
     }
+  }
 }
 
 // P pairs at a time as long as there are as many; returns the first pair that is left.
@@ -135,7 +134,8 @@ inline int lut_pairs(const LutLayer& layer, const LutTile& tile, const uint8_t* 
 
 // V vectors of output channels, one block or several, for a tile of pixel pairs.
 template <class B, class F, int P, int V>
-void lut_block(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel, int channel_count) {
+void lut_block(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel,
+               int channel_count) {
   const int chunks = (layer.nibbles + kLutChunk - 1) / kLutChunk;
   const int triples = (layer.nibbles + 2) / 3;
   for (int chunk = 0; chunk < chunks; ++chunk) {

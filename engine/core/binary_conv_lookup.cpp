@@ -1,0 +1,159 @@
+// BinaryConv by table look-up (kernels/lut.h): weights in nibbles, activations as codes of pixel pairs.
+#include <algorithm>
+
+#include "binary_conv.h"
+
+namespace nasb {
+namespace {
+
+constexpr int kOutside = 16;    // a pixel's state outside of the image
+constexpr int kTilePairs = 28;  // codes, weights and partial sums of a chunk stay in the first cache
+
+// T[first][second][i], see kernels/lut.h.
+struct Table {
+  alignas(64) uint8_t bytes[17 * 32 * 16];
+  Table() {
+    for (int b = 0; b < 17; ++b)
+      for (int a = 0; a < 32; ++a)
+        for (int i = 0; i < 16; ++i) {
+          const int low = a >= kOutside ? 2 : __builtin_popcount(a ^ i);
+          const int high = b == kOutside ? 2 : __builtin_popcount(b ^ i);
+          bytes[(b * 32 + a) * 16 + i] = static_cast<uint8_t>(low + 16 * high);
+        }
+  }
+};
+
+const Table& table() {
+  static const Table t;
+  return t;
+}
+
+}  // namespace
+
+// The sum where no bit differs. A tap outside counts 2 a nibble, which is a sum of 0 for 4 ceil(inputs / 4) channels.
+float BinaryConv::base(int pixel) const {
+  const int inside = pad_value_ || group_nibbles_ * 4 == shape_.group_inputs() ? shape_.taps() : taps_inside(pixel);
+  return static_cast<float>(shape_.group_inputs() * inside + 4 * group_nibbles_ * (shape_.taps() - inside));
+}
+
+void BinaryConv::pack_for_lookup() {
+  const ConvShape& s = shape_;
+  const int outputs = s.group_outputs(), inputs = s.group_inputs(), nibbles = s.taps() * group_nibbles_;
+  lookup_.assign(static_cast<size_t>(s.groups) * blocks_ * nibbles * kBlock, 0);
+  for (int g = 0; g < s.groups; ++g)
+    for (int b = 0; b < blocks_; ++b)
+      for (int position = 0; position < kBlock; ++position) {
+        const int output = b * kBlock + isa_.lut_lane(position);
+        if (output >= outputs) continue;
+        uint8_t* to = lookup_.data() + (static_cast<size_t>(g) * blocks_ + b) * nibbles * kBlock + position;
+        for (int t = 0; t < s.taps(); ++t)
+          for (int c = 0; c < inputs; ++c)
+            if (weight_bit(g * outputs + output, t, c))
+              to[static_cast<size_t>(t * group_nibbles_ + c / 4) * kBlock] |= static_cast<uint8_t>(1 << (c % 4));
+      }
+  const ConvShape& f = flat_;
+  // Columns of codes: pairs of neighbours for every column that a tap reads; then, where rows are odd, the pairs of a
+  // row's last and the next row's first pixel.
+  const bool odd = f.out_width % 2;
+  entry_step_ = f.kernel_width > 1 ? 1 : odd ? f.stride_width : 2 * f.stride_width;
+  const int reach = (f.kernel_width - 1) * f.dilation_width;
+  const int width = (f.out_width - 1) * f.stride_width + reach + 1;
+  for (int x = 0; x < width; x += entry_step_) entries_.push_back({x - f.pad_left, x - f.pad_left + f.stride_width, 0});
+  if (odd) {
+    wrap_ = static_cast<int>(entries_.size());
+    for (int x = 0; x <= reach; ++x)
+      entries_.push_back({(f.out_width - 1) * f.stride_width + x - f.pad_left, x - f.pad_left, f.stride_height});
+  }
+  code_rows_ = (f.out_height - 1) * f.stride_height + (f.kernel_height - 1) * f.dilation_height + 1;
+  const int row = static_cast<int>(entries_.size()), pixel_nibbles = f.groups * group_nibbles_;
+  for (int ky = 0; ky < f.kernel_height; ++ky)
+    for (int kx = 0; kx < f.kernel_width; ++kx)
+      for (int n = 0; n < group_nibbles_; ++n)
+        offsets_.push_back((ky * f.dilation_height * row + kx * f.dilation_width) * pixel_nibbles + n);
+  shared_bytes_ += aligned(sizeof(uint16_t) * code_rows_ * row * pixel_nibbles) + aligned(group_nibbles_);
+  const int pairs = (f.pixels() + 1) / 2, tiles = (pairs + kTilePairs - 1) / kTilePairs;
+  tile_ = (pairs + tiles - 1) / tiles;
+  tile_ += tile_ % 2 && tiles > 1;
+  thread_bytes_ = aligned(sizeof(void*) * tile_) + aligned(sizeof(float) * 2 * tile_) +
+                  aligned(sizeof(uint16_t) * 2 * tile_ * kBlock * isa_.lut_blocks);
+}
+
+void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, ThreadPool& pool, uint8_t* shared,
+                            uint8_t* threads) const {
+  const ConvShape& f = flat_;
+  const int row = static_cast<int>(entries_.size()), pixel_nibbles = f.groups * group_nibbles_;
+  uint16_t* codes = reinterpret_cast<uint16_t*>(shared);
+  uint8_t* outside = shared + aligned(sizeof(uint16_t) * code_rows_ * row * pixel_nibbles);
+  const int tail = f.group_inputs() % 4;
+  for (int n = 0; n < group_nibbles_; ++n) {
+    const bool last = n + 1 == group_nibbles_;
+    outside[n] = static_cast<uint8_t>(pad_value_ == 0  ? kOutside
+                                      : pad_value_ > 0 ? 0
+                                      : last && tail   ? (1 << tail) - 1
+                                                       : 15);
+  }
+  const auto pixel = [&](int y, int x, int group) -> const uint32_t* {
+    const bool inside = y >= 0 && y < f.in_height && x >= 0 && x < f.in_width;
+    return inside ? signs + ((static_cast<size_t>(y) * f.in_width + x) * f.groups + group) * group_words_ : nullptr;
+  };
+  const int per_item = std::max(1, 4096 / pixel_nibbles), items_a_row = (row + per_item - 1) / per_item;
+  const int pixels = f.pixels(), pairs = (pixels + 1) / 2, tiles = (pairs + tile_ - 1) / tile_;
+  const auto fill = [&](int item, int) {
+    const int r = item / items_a_row, begin = item % items_a_row * per_item, end = std::min(row, begin + per_item);
+    const int y = r - f.pad_top;
+    for (int i = begin; i < end; ++i) {
+      const Entry& entry = entries_[i];
+      uint16_t* to = codes + (static_cast<size_t>(r) * row + i) * pixel_nibbles;
+      for (int g = 0; g < f.groups; ++g, to += group_nibbles_)
+        isa_.pair_codes(pixel(y, entry.first, g), pixel(y + entry.second_row, entry.second, g), outside, to,
+                        group_nibbles_);
+    }
+  };
+  pool.parallel(code_rows_ * items_a_row, fill);
+
+  const int all_blocks = f.groups * blocks_, splits = channel_splits(tiles, all_blocks, pool);
+  const auto compute = [&](int item, int thread) {
+    const int t = item / splits, part = item % splits;
+    uint8_t* scratch = threads + thread_bytes_ * thread;
+    const uint16_t** first = reinterpret_cast<const uint16_t**>(scratch);
+    float* bases = reinterpret_cast<float*>(scratch + aligned(sizeof(void*) * tile_));
+    LutTile tile;
+    tile.partial =
+        reinterpret_cast<uint16_t*>(scratch + aligned(sizeof(void*) * tile_) + aligned(sizeof(float) * 2 * tile_));
+    tile.pairs = first;
+    tile.base = bases;
+    tile.first_pixel = 2 * t * tile_;
+    tile.pair_count = std::min(tile_, pairs - t * tile_);
+    tile.pixel_count = std::min(2 * tile.pair_count, pixels - tile.first_pixel);
+    const bool uniform = pad_value_ || group_nibbles_ * 4 == f.group_inputs();
+    for (int i = 0; i < 2 * tile.pair_count; ++i)
+      bases[i] = base(uniform ? 0 : std::min(tile.first_pixel + i, pixels - 1));
+    LutLayer layer;
+    layer.table = table().bytes;
+    layer.offsets = offsets_.data();
+    layer.nibbles = static_cast<int>(offsets_.size());
+    layer.channel_blocks = blocks_;
+    int group = -1;
+    const int end = all_blocks * (part + 1) / splits;
+    for (int b = all_blocks * part / splits; b < end;) {
+      if (group != b / blocks_) {
+        group = b / blocks_;
+        for (int p = 0; p < tile.pair_count; ++p) {
+          const int at = tile.first_pixel + 2 * p, y = at / f.out_width, x = at % f.out_width;
+          const int entry = x + 1 == f.out_width ? wrap_ : x * f.stride_width / entry_step_;
+          first[p] =
+              codes + (static_cast<size_t>(y) * f.stride_height * row + entry) * pixel_nibbles + group * group_nibbles_;
+        }
+        layer.weights = lookup_.data() + static_cast<size_t>(group) * blocks_ * layer.nibbles * kBlock;
+      }
+      const int block = b % blocks_, count = std::min({isa_.lut_blocks, end - b, blocks_ - block});
+      const int channel = group * f.group_outputs() + block * kBlock;
+      isa_.lut_tile(layer, tile, block, epilogue, channel,
+                    std::min(count * kBlock, f.group_outputs() - block * kBlock));
+      b += count;
+    }
+  };
+  pool.parallel(tiles * splits, compute);
+}
+
+}  // namespace nasb

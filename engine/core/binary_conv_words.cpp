@@ -1,0 +1,146 @@
+// BinaryConv by xor and popcount of words.
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+#include "binary_conv.h"
+
+namespace nasb {
+
+// Where an output's first word stands.
+size_t BinaryConv::word_at(int group, int output, int words) const {
+  const size_t lane = static_cast<size_t>(group) * blocks_ * kBlock + output;
+  return lane / kSlice * kSlice * words + lane % kSlice;
+}
+
+void BinaryConv::pack_for_words() {
+  const ConvShape &s = shape_, &f = flat_;
+  const int outputs = s.group_outputs(), inputs = s.group_inputs(), words = s.taps() * group_words_;
+  words_.assign(static_cast<size_t>(s.groups) * blocks_ * words * kBlock, 0);
+  for (int o = 0; o < s.out_channels; ++o) {
+    const int g = o / outputs, own = o % outputs;
+    uint32_t* to = words_.data() + word_at(g, own, words);
+    for (int t = 0; t < s.taps(); ++t)
+      for (int c = 0; c < inputs; ++c)
+        to[static_cast<size_t>(t * group_words_ + c / 32) * kSlice] |= uint32_t{weight_bit(o, t, c)} << (c % 32);
+  }
+  padded_height_ = (f.out_height - 1) * f.stride_height + (f.kernel_height - 1) * f.dilation_height + 1;
+  padded_width_ = (f.out_width - 1) * f.stride_width + (f.kernel_width - 1) * f.dilation_width + 1;
+  copies_ = f.pad_top || f.pad_left || padded_height_ > f.in_height || padded_width_ > f.in_width;
+  if (!copies_) padded_width_ = f.in_width;
+  const int pixel_words = f.groups * group_words_;
+  for (int ky = 0; ky < f.kernel_height; ++ky)
+    for (int kx = 0; kx < f.kernel_width; ++kx)
+      for (int i = 0; i < group_words_; ++i)
+        offsets_.push_back((ky * f.dilation_height * padded_width_ + kx * f.dilation_width) * pixel_words + i);
+  tile_ = kTilePixels;
+  thread_bytes_ = aligned(sizeof(void*) * tile_) * 2 + aligned(sizeof(float) * tile_);
+  if (!copies_) return;
+  shared_bytes_ += aligned(sizeof(uint32_t) * padded_height_ * padded_width_ * pixel_words);
+  if (pad_value_) return;
+  // The border's words are 0, so that a tap outside counts the weight's own bits: 2 of each are given back. Pixels
+  // whose outside taps are the same share a row of corrections.
+  corrected_.assign(f.pixels(), -1);
+  std::map<std::vector<bool>, int> kinds;
+  for (int p = 0; p < f.pixels(); ++p) {
+    std::vector<bool> outside(f.taps());
+    for (int t = 0; t < f.taps(); ++t) {
+      const int y = p / f.out_width * f.stride_height - f.pad_top + t / f.kernel_width * f.dilation_height;
+      const int x = p % f.out_width * f.stride_width - f.pad_left + t % f.kernel_width * f.dilation_width;
+      outside[t] = y < 0 || y >= f.in_height || x < 0 || x >= f.in_width;
+    }
+    if (std::find(outside.begin(), outside.end(), true) == outside.end()) continue;
+    const auto [found, added] = kinds.emplace(outside, static_cast<int>(kinds.size()));
+    corrected_[p] = found->second;
+    if (!added) continue;
+    for (int block = 0; block < s.groups * blocks_; ++block)
+      for (int c = 0; c < kBlock; ++c) {
+        int bits = 0;
+        for (int t = 0; t < f.taps(); ++t)
+          for (int i = 0; outside[t] && i < group_words_; ++i)
+            bits += __builtin_popcount(words_[word_at(0, block * kBlock + c, words) + (t * group_words_ + i) * kSlice]);
+        corrections_.push_back(2.0f * static_cast<float>(bits));
+      }
+  }
+}
+
+void BinaryConv::run_words(const uint32_t* signs, const Epilogue& epilogue, ThreadPool& pool, uint8_t* shared,
+                           uint8_t* threads) const {
+  const ConvShape& f = flat_;
+  const int pixel_words = f.groups * group_words_;
+  if (copies_) {
+    uint32_t* padded = reinterpret_cast<uint32_t*>(shared);
+    copy_padded(signs, padded, pool);
+    signs = padded;
+  }
+  const Isa& sums = kernel_ == BinaryKernel::kWords ? isa_ : isa_portable();
+  const int pixels = f.pixels(), tiles = (pixels + tile_ - 1) / tile_, all_blocks = f.groups * blocks_;
+  const int splits = channel_splits(tiles, all_blocks, pool);
+  pool.parallel(tiles * splits, [&](int item, int thread) {
+    uint8_t* scratch = threads + thread_bytes_ * thread;
+    const uint32_t** first = reinterpret_cast<const uint32_t**>(scratch);
+    const float** corrections = reinterpret_cast<const float**>(scratch + aligned(sizeof(void*) * tile_));
+    float* bases = reinterpret_cast<float*>(scratch + 2 * aligned(sizeof(void*) * tile_));
+    const int part = item % splits;
+    WordTile tile;
+    tile.pixels = first;
+    tile.base = bases;
+    tile.corrections = corrections;
+    tile.first_pixel = item / splits * tile_;
+    tile.pixel_count = std::min(tile_, pixels - tile.first_pixel);
+    for (int p = 0; p < tile.pixel_count; ++p) {
+      const int at = tile.first_pixel + p;
+      // Outside of the image no channel differs or not: only the taps inside count.
+      bases[p] = static_cast<float>(f.group_inputs() *
+                                    (corrected_.empty() || corrected_[at] < 0 ? f.taps() : taps_inside(at)));
+    }
+    WordLayer layer;
+    layer.offsets = offsets_.data();
+    layer.words = static_cast<int>(offsets_.size());
+    for (int b = all_blocks * part / splits; b < all_blocks * (part + 1) / splits; ++b) {
+      const int group = b / blocks_, block = b % blocks_;
+      for (int p = 0; p < tile.pixel_count; ++p) {
+        const int at = tile.first_pixel + p, y = at / f.out_width, x = at % f.out_width;
+        first[p] = signs +
+                   (static_cast<size_t>(y) * f.stride_height * padded_width_ + x * f.stride_width) * pixel_words +
+                   group * group_words_;
+        const bool border = !corrected_.empty() && corrected_[at] >= 0;
+        corrections[p] =
+            border ? corrections_.data() + (static_cast<size_t>(corrected_[at]) * all_blocks + b) * kBlock : nullptr;
+      }
+      layer.weights = words_.data() + static_cast<size_t>(group) * blocks_ * layer.words * kBlock;
+      const int channel = group * f.group_outputs() + block * kBlock;
+      sums.word_tile(layer, tile, block, epilogue, channel, std::min(kBlock, f.group_outputs() - block * kBlock));
+    }
+  });
+}
+
+// The signs with their border: bits 0 for +1 (and for 0, which is corrected later), 1 for -1.
+void BinaryConv::copy_padded(const uint32_t* signs, uint32_t* padded, ThreadPool& pool) const {
+  const ConvShape& f = flat_;
+  const int pixel_words = f.groups * group_words_, left = std::min(f.pad_left, padded_width_);
+  const int inside = std::max(0, std::min(f.in_width, padded_width_ - left)), tail = f.group_inputs() % 32;
+  const auto border = [&](uint32_t* to, int pixels) {
+    for (int i = 0; i < pixels * pixel_words; ++i) {
+      const bool last = (i + 1) % group_words_ == 0;
+      to[i] = pad_value_ >= 0 ? 0 : last && tail ? (1u << tail) - 1 : ~0u;
+    }
+  };
+  constexpr int kRows = 8;
+  pool.parallel((padded_height_ + kRows - 1) / kRows, [&](int item, int) {
+    for (int r = item * kRows; r < std::min(padded_height_, (item + 1) * kRows); ++r) {
+      uint32_t* to = padded + static_cast<size_t>(r) * padded_width_ * pixel_words;
+      const int y = r - f.pad_top;
+      if (y < 0 || y >= f.in_height) {
+        border(to, padded_width_);
+        continue;
+      }
+      border(to, left);
+      std::memcpy(to + left * pixel_words, signs + static_cast<size_t>(y) * f.in_width * pixel_words,
+                  sizeof(uint32_t) * inside * pixel_words);
+      border(to + (left + inside) * pixel_words, padded_width_ - left - inside);
+    }
+  });
+}
+
+}  // namespace nasb
