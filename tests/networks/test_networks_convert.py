@@ -300,3 +300,10 @@ def test_the_number_of_binary_weights_is_the_host_s_times_the_bases(bases):
     network = convert(host, (3, 8, 8), cell=CellConfig(bases=bases))
     weights = sum(layer.weight.numel() for layer in network.modules() if isinstance(layer, BinaryConv2d))
     assert weights == bases * sum(p.numel() for name, p in host.named_parameters() if ".conv" in name)
+
+
+@pytest.mark.parametrize("activation", ["prelu", "rprelu"])
+def test_activation_of_an_addition_whose_branch_ends_real_has_the_channels_of_the_addition(activation):
+    # At 32x32 the last stage of ResNet-50 acts on 1x1 maps: its 1x1 convolutions stay real.
+    network = create_network("bireal_resnet50", input_shape=(3, 32, 32), activation=activation).eval()
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)

@@ -188,9 +188,13 @@ class _Conversion:
             if bn is not None:
                 bn.replace_all_uses_with(side)
                 self.traced.graph.erase_node(bn)
-        last = next((node for node in reversed(residual.branch) if node in self.roles.units), None)
+        # Where the branch's last convolution stays real, its cells keep their activations, and the addition's is dealt
+        # with like any other in front of a sign.
+        last = next((node for node in reversed(residual.branch) if analysis.is_conv(self.traced, node)), None)
         after = analysis.sole_user(residual.addition)
-        if last is None or after is None or not analysis.is_activation(self.traced, after):
+        if last is None or last not in self.roles.units:
+            return
+        if after is None or not analysis.is_activation(self.traced, after):
             return
         cell = self.traced.get_submodule(str(last.target))
         if isinstance(cell, Cell):
