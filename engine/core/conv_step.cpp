@@ -7,7 +7,8 @@
 namespace nasb {
 namespace {
 
-constexpr int kTile = 48;  // pixels of a work item; a multiple of every micro-kernel's rows
+constexpr int kTile = 48;      // pixels of a work item; a multiple of every micro-kernel's rows
+constexpr int kPoolTile = 16;  // pixels of a row whose epilogue is one call
 
 class ConvStep : public Step {
  public:
@@ -81,7 +82,7 @@ class ConvStep : public Step {
     fused = Fused{};
     ring_bytes_ = aligned(sizeof(float) * p.kernel_height * s_.out_width * s_.out_channels);
     tile_bytes_ = thread_bytes;
-    thread_bytes += ring_bytes_ + aligned(sizeof(float) * kBlock) + aligned(sizeof(void*) * p.taps());
+    thread_bytes += ring_bytes_ + aligned(sizeof(float) * kPoolTile * kBlock) + aligned(sizeof(void*) * p.taps());
     return true;
   }
 
@@ -149,8 +150,7 @@ class ConvStep : public Step {
       uint8_t* scratch = w.threads + thread_bytes * thread;
       float* ring = reinterpret_cast<float*>(scratch + tile_bytes_);
       float* acc = reinterpret_cast<float*>(scratch + tile_bytes_ + ring_bytes_);
-      const float** taps =
-          reinterpret_cast<const float**>(scratch + tile_bytes_ + ring_bytes_ + aligned(sizeof(float) * kBlock));
+      const float** taps = reinterpret_cast<const float**>(acc + kPoolTile * kBlock);
       Epilogue rows = parameters(convolved_, s_.out_channels);
       int made = -1;  // the last convolved row
       for (int oy = p.out_height * band / bands; oy < p.out_height * (band + 1) / bands; ++oy) {
@@ -162,17 +162,21 @@ class ConvStep : public Step {
             sum(x, 0, r * s_.out_width + begin, begin, std::min(kTile, s_.out_width - begin), 0, s_.out_channels, rows,
                 scratch);
         }
-        for (int ox = 0; ox < p.out_width; ++ox) {
-          const int left = std::max(0, ox * p.stride_width - p.pad_left);
-          const int right = std::min(s_.out_width, ox * p.stride_width - p.pad_left + p.kernel_width);
-          for (int c = 0; c < s_.out_channels; c += kBlock) {
-            int n = 0;
-            for (int y = top; y < end; ++y)
-              for (int column = left; column < right; ++column)
-                taps[n++] = ring + y % p.kernel_height * row_floats + static_cast<size_t>(column) * s_.out_channels + c;
-            const int count = std::min(kBlock, s_.out_channels - c);
-            isa_.pool(taps, n, count, true, 1.0f, acc);
-            isa_.epilogue(e, acc, oy * p.out_width + ox, 1, c, count);
+        for (int c = 0; c < s_.out_channels; c += kBlock) {
+          const int channels = std::min(kBlock, s_.out_channels - c);
+          for (int begin = 0; begin < p.out_width; begin += kPoolTile) {
+            const int count = std::min(kPoolTile, p.out_width - begin);
+            for (int i = 0; i < count; ++i) {
+              const int x0 = (begin + i) * p.stride_width - p.pad_left;
+              const int left = std::max(0, x0), right = std::min(s_.out_width, x0 + p.kernel_width);
+              int n = 0;
+              for (int y = top; y < end; ++y)
+                for (int column = left; column < right; ++column)
+                  taps[n++] =
+                      ring + y % p.kernel_height * row_floats + static_cast<size_t>(column) * s_.out_channels + c;
+              isa_.pool(taps, n, channels, true, 1.0f, acc + i * kBlock);
+            }
+            isa_.epilogue(e, acc, oy * p.out_width + begin, count, c, channels);
           }
         }
       }

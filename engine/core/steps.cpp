@@ -34,35 +34,50 @@ class PoolStep : public Step {
         count_pads_(layer.count_pads),
         pad_bottom_(layer.begin[1]),
         pad_right_(layer.begin[2]) {
-    thread_bytes = aligned(sizeof(float) * kBlock) + aligned(sizeof(void*) * s_.taps());
+    thread_bytes = aligned(sizeof(float) * kPoolTile * kBlock) + aligned(sizeof(void*) * s_.taps());
   }
   void run(const Workspace& w, ThreadPool& pool) const override {
     const float* x = w.floats(inputs[0]);
     const Epilogue e = epilogue(w);
     pool.parallel(s_.out_height, [&](int oy, int thread) {
       float* acc = reinterpret_cast<float*>(w.threads + thread_bytes * thread);
-      const float** taps =
-          reinterpret_cast<const float**>(w.threads + thread_bytes * thread + aligned(sizeof(float) * kBlock));
-      for (int ox = 0; ox < s_.out_width; ++ox)
-        for (int c = 0; c < s_.in_channels; c += kBlock) {
-          int n = 0, counted = 0;
-          for (int ky = 0; ky < s_.kernel_height; ++ky)
-            for (int kx = 0; kx < s_.kernel_width; ++kx) {
-              const int iy = oy * s_.stride_height - s_.pad_top + ky * s_.dilation_height;
-              const int ix = ox * s_.stride_width - s_.pad_left + kx * s_.dilation_width;
-              const bool inside = iy >= 0 && iy < s_.in_height && ix >= 0 && ix < s_.in_width;
-              if (inside) taps[n++] = x + (static_cast<size_t>(iy) * s_.in_width + ix) * s_.in_channels + c;
-              counted += inside || (count_pads_ && iy < s_.in_height + pad_bottom_ && ix < s_.in_width + pad_right_);
-            }
-          const int count = std::min(kBlock, s_.in_channels - c);
-          isa_.pool(taps, n, count, largest_, 1.0f / static_cast<float>(counted), acc);
-          isa_.epilogue(e, acc, oy * s_.out_width + ox, 1, c, count);
+      const float** taps = reinterpret_cast<const float**>(acc + kPoolTile * kBlock);
+      for (int c = 0; c < s_.in_channels; c += kBlock) {
+        const int channels = std::min(kBlock, s_.in_channels - c);
+        for (int begin = 0; begin < s_.out_width; begin += kPoolTile) {
+          const int count = std::min(kPoolTile, s_.out_width - begin);
+          for (int i = 0; i < count; ++i) {
+            int counted = 0;
+            const int n = window(x + c, oy, begin + i, taps, counted);
+            isa_.pool(taps, n, channels, largest_, 1.0f / static_cast<float>(counted), acc + i * kBlock);
+          }
+          isa_.epilogue(e, acc, oy * s_.out_width + begin, count, c, channels);
         }
+      }
     });
   }
   std::string kernel() const override { return std::string("pool_") + isa_.name; }
 
  private:
+  static constexpr int kPoolTile = 16;  // pixels of a row whose epilogue is one call
+
+  // The inputs of an output pixel; `counted`: what an average divides by.
+  int window(const float* x, int oy, int ox, const float** taps, int& counted) const {
+    const int top = oy * s_.stride_height - s_.pad_top, left = ox * s_.stride_width - s_.pad_left;
+    int n = 0;
+    for (int ky = 0; ky < s_.kernel_height; ++ky) {
+      const int iy = top + ky * s_.dilation_height;
+      const bool row = iy >= 0 && iy < s_.in_height;
+      for (int kx = 0; kx < s_.kernel_width; ++kx) {
+        const int ix = left + kx * s_.dilation_width;
+        const bool inside = row && ix >= 0 && ix < s_.in_width;
+        if (inside) taps[n++] = x + (static_cast<size_t>(iy) * s_.in_width + ix) * s_.in_channels;
+        counted += inside || (count_pads_ && iy < s_.in_height + pad_bottom_ && ix < s_.in_width + pad_right_);
+      }
+    }
+    return n;
+  }
+
   ConvShape s_;
   const Isa& isa_;
   bool largest_, count_pads_;
