@@ -2,7 +2,8 @@
 
     python benchmarks/training_step.py [--rounds 15] [--strategy gumbel] > lines for results/training_step.csv
 
-- binary / real: a step of the hand-made binary ResNet-20 over one of the real ResNet-20, full and small stem.
+- binary / real: a step of the hand-made binary ResNet-20 over one of the real ResNet-20, full and small stem; and, full
+  stem, the same where the real one teaches, as with `nasb run --init`.
 - search pair / derived: a step of weights and one of alpha over a plain step of the derived network (small stem, 1.10).
 
 Random images, batch 128. Run it on a quiet machine. OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 is set here, and freed
@@ -33,13 +34,14 @@ from nasb.networks.convert import convert
 from nasb.search import SearchConfig
 from nasb.search.searcher import Searcher
 from nasb.training.memory import keep_freed_memory
+from nasb.training.optimization import distillation_loss, freeze
 from nasb.training.run_directory import cpu_name
 
 SHAPE, BATCH = (3, 32, 32), 128
 FIELDS = ("what", "median", "lowest", "highest", "n", "unit", "cpu", "threads", "torch", "date", "command")
 
 
-def plain_step(network: nn.Module) -> Callable[[], None]:
+def plain_step(network: nn.Module, teacher: nn.Module | None = None) -> Callable[[], None]:
     """Return a function that makes a step of forward, backward and optimizer on random images."""
     network.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
@@ -47,7 +49,13 @@ def plain_step(network: nn.Module) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(network(x_NCHW), target_N).backward()
+        logits = network(x_NCHW)
+        loss = F.cross_entropy(logits, target_N)
+        if teacher is not None:
+            with torch.no_grad():
+                soft_labels = teacher(x_NCHW)
+            loss = 0.1 * loss + 0.9 * distillation_loss(logits, soft_labels, temperature=4.0)
+        loss.backward()
         optimizer.step()
 
     return step
@@ -139,6 +147,9 @@ def main() -> None:
         rows.append(
             (f"binary / real step, resnet20, stem stride {stem_stride}", ratios(binary, real, arguments.rounds))
         )
+    teacher = freeze(create_host("resnet20")).to(memory_format=torch.channels_last)
+    taught, real = plain_step(create_network("bireal_resnet20"), teacher), plain_step(create_host("resnet20"))
+    rows.append(("binary, taught / real step, resnet20, stem stride 1", ratios(taught, real, arguments.rounds)))
     for strategy in ("gumbel", "gates"):
         pair, derived = search_steps(strategy)
         rows.append((f"search pair / derived step, {strategy}, time", ratios(pair, derived, arguments.rounds)))
