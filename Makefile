@@ -41,6 +41,9 @@ quickstart: setup
 	$(BIN)/nasb run --config digits --out runs/quickstart
 	$(BIN)/nasb summary runs/quickstart
 	$(BIN)/nasb draw runs/quickstart -o runs/quickstart/architecture.png
+	$(BIN)/nasb export runs/quickstart -o runs/quickstart/model.onnx
+	@if test -x $(BIN)/nasb-engine; then $(BIN)/nasb bench runs/quickstart/model.onnx --against torch; \
+		else echo "the engine is not installed (make setup says why): model.onnx runs in any ONNX runtime"; fi
 
 test: setup
 	$(BIN)/python -m pytest
