@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: help setup quickstart test lint format engine engine-aarch64 engine-fuzz clean
+.PHONY: help setup quickstart test lint format engine engine-aarch64 engine-fuzz peers clean
 
 # What the Python package of the engine is built of, and what clang-format looks after.
 ENGINE := $(shell find engine -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pyi' -o -name '*.toml' \
@@ -21,6 +21,7 @@ help:
 	@echo "make engine      nasb-run (static) and the C library, into build/engine-native"
 	@echo "make engine-aarch64  nasb-run for 64-bit ARM, into build/engine-aarch64; runs it under qemu-aarch64"
 	@echo "make engine-fuzz FUZZ_SECONDS=600  fuzz the loader with clang's libFuzzer"
+	@echo "make peers       what benchmarks/engine.py compares the engine with, in environments under build/peers"
 
 setup: .venv/engine
 
@@ -72,6 +73,14 @@ engine-fuzz: setup
 	mkdir -p build/fuzz
 	build/engine-fuzz/nasb-fuzz-loader -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=20 -artifact_prefix=build/fuzz/found- \
 		build/fuzz engine/fuzz/corpus
+
+PEERS := build/peers
+peers:
+	test -x $(PEERS)/env/bin/python || $(PYTHON) -m venv $(PEERS)/env
+	$(PEERS)/env/bin/python -m pip install --quiet -c constraints.txt -e . ./engine -r benchmarks/peers/requirements.txt
+	test -x $(PEERS)/larq/bin/python || $(PYTHON) -m venv $(PEERS)/larq
+	$(PEERS)/larq/bin/python -m pip install --quiet -r benchmarks/peers/requirements-larq.txt
+	$(PEERS)/larq/bin/python -m pip install --quiet --no-deps -r benchmarks/peers/requirements-larq-zoo.txt
 
 clean:
 	rm -rf .venv build engine/build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

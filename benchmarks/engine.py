@@ -1,0 +1,329 @@
+"""The engine against what a user would pick instead: interleaved, ratios within a round, rows into results/engine.csv.
+
+    make peers
+    build/peers/env/bin/python benchmarks/engine.py [--sections ...] [--note "..."]
+
+For a final run: `--quiet 0.1`, and `--held` as a second one. The column "others" says how much of a core other
+processes had (median of the rounds).
+
+Each round gives every peer its turn of about `--seconds`, beginning with another one each time; a row holds the median
+and the quartiles of the rounds' ratios, peer over engine: above 1 the engine is faster. Float in and float out
+everywhere: for the engine the sum of its steps (binarization and packing, convolution with scale and bias), channels
+last as between two layers of a network; "Session.run" adds the change from and to channels first. Where the CPU has
+AVX-512, so have the peers. PyTorch can be held to AVX2 (`--held`); ONNX Runtime cannot: it asks the CPU and has no
+option for it.
+"""
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from peers import runtimes as peers
+from reactnet import random_reactnet
+
+import nasb
+from nasb.cost import count
+from nasb.networks import create_network
+from nasb_engine import Session, __version__, cpu_name, kernels
+from nasb_engine._kernels import instruction_sets
+from nasb_engine.bench import quantize
+
+ROOT = Path(__file__).parents[1]
+HELD = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+LAYERS = ((64, 56), (128, 28), (256, 14), (512, 7))
+REAL = {
+    "stem 7x7/2 3-64 @224": (3, 64, 7, 224, 2),
+    "1x1 64-128 @28": (64, 128, 1, 28, 1),
+    "1x1 128-256 @14": (128, 256, 1, 14, 1),
+    "1x1 256-512 @7": (256, 512, 1, 7, 1),
+    "fc 512-1000": (512, 1000, 1, 1, 1),
+    "3x3 64 @56": (64, 64, 3, 56, 1),
+    "3x3 128 @28": (128, 128, 3, 28, 1),
+    "3x3 256 @14": (256, 256, 3, 14, 1),
+    "3x3 512 @7": (512, 512, 3, 7, 1),
+}
+RUN = "Session.run"
+"""The engine itself, its best kernel, from and to channels first."""
+FIELDS = (
+    *("section", "what", "engine_kernel", "peer", "rounds", "engine_ms", "peer_ms", "ratio", "ratio_q1", "ratio_q3"),
+    *("threads", "held_to", "note", "others", "cpu", "instruction_sets", "versions", "commit", "date"),
+)
+
+
+class Table:
+    """Rows of results/engine.csv, written as they come."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.seconds: float = arguments.seconds
+        self.path = Path(arguments.output)
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        self.common = {
+            "held_to": "avx2 (PyTorch)" if arguments.held else "",
+            "note": arguments.note,
+            "cpu": cpu_name(),
+            "instruction_sets": " ".join(instruction_sets()),
+            "versions": " ".join(
+                f"{k} {v}" for k, v in {"nasb-engine": __version__, "numpy": np.__version__, **peers.versions()}.items()
+            ),
+            "commit": commit.stdout.strip(),
+            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        }
+
+    def add(
+        self,
+        section: str,
+        what: str,
+        kernel: str,
+        peer: str,
+        engine: Sequence[float],
+        other: Sequence[float],
+        threads: int = 1,
+    ) -> None:
+        """Append one comparison: seconds of a run, round by round."""
+        ratios = np.array(other) / np.array(engine)
+        low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+        row = {
+            **self.common,
+            **{"section": section, "what": what, "engine_kernel": kernel, "peer": peer},
+            **{"rounds": len(ratios), "threads": threads},
+            **{"engine_ms": f"{1e3 * np.median(engine):.4f}", "peer_ms": f"{1e3 * np.median(other):.4f}"},
+            **{"ratio": f"{middle:.2f}", "ratio_q1": f"{low:.2f}", "ratio_q3": f"{high:.2f}"},
+        }
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        times = f"{row['engine_ms']:>9} {row['peer_ms']:>9}"
+        print(f"{what:24} {kernel:17} {peer:38} {times} {middle:7.2f} ({low:.2f} - {high:.2f})", flush=True)
+
+    def interleave(self, turns: Mapping[str, peers.Turn]) -> dict[str, list[float]]:
+        """Return the seconds of a run of each peer, round by round; two rounds before them warm up.
+
+        A round in which other processes had more than `--quiet` of a core is made again; ten times as many at most.
+        """
+        names = list(turns)
+        times: dict[str, list[float]] = {name: [] for name in names}
+        shares: list[float] = []
+        for number in range(-2, 10 * self.arguments.rounds):
+            before, start = processor_seconds(), time.perf_counter()
+            found = {
+                name: turns[name](self.seconds) for name in names[number % len(names) :] + names[: number % len(names)]
+            }
+            (busy, own), elapsed = processor_seconds(), time.perf_counter() - start
+            share = max(0.0, (busy - before[0]) - (own - before[1])) / elapsed
+            late = number >= 9 * self.arguments.rounds  # better loud rows than none
+            if number < 0 or (share > self.arguments.quiet and not late):
+                continue
+            shares.append(share)
+            for name in names:
+                times[name].append(found[name])
+            if len(shares) == self.arguments.rounds:
+                break
+        self.common["others"] = f"{np.median(shares):.2f}"
+        return times
+
+    def all(self, section: str, what: str, kernel_names: Sequence[str], times: Mapping[str, Sequence[float]]) -> None:
+        """Append each engine kernel against each peer."""
+        for kernel in kernel_names:
+            for peer in times:
+                if peer not in kernel_names and (peer != RUN or kernel == kernel_names[0]):
+                    self.add(section, what, kernel, peer, times[kernel], times[peer])
+
+
+def processor_seconds() -> tuple[float, float]:
+    """Seconds of all processors, used since the system began by anyone, and by this process and its children."""
+    tick = os.sysconf("SC_CLK_TCK")
+    busy = [int(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    own = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            values = path.read_text().rpartition(")")[2].split()
+            if os.getpid() in (int(path.parent.name), int(values[1])):
+                own += sum(int(value) for value in values[11:15])
+    return (sum(busy) - busy[3] - busy[4]) / tick, own / tick
+
+
+def usable() -> list[str]:
+    """The engine's fast kernels on this CPU."""
+    return [kernel.name for kernel in kernels() if kernel.verified and kernel.name not in ("reference", "portable")]
+
+
+def layers(table: Table) -> None:
+    """3x3 binary convolutions of ResNet-18."""
+    larq = peers.larq_models()
+    for channels, size in LAYERS:
+        what = f"3x3 {channels} @{size}"
+        signs = np.random.default_rng(0).integers(0, 2, (channels, 9, channels), np.uint8)
+        model = peers.binary_conv(signs, size)
+        image = np.random.default_rng(0).standard_normal((1, channels, size, size), np.float32)
+        weight = (1.0 - 2.0 * signs.reshape(channels, 3, 3, channels).transpose(0, 3, 1, 2)).astype(np.float32)
+        module = torch.nn.Conv2d(channels, channels, 3, 1, 1)
+        turns: dict[str, peers.Turn] = {kernel: peers.engine_steps(model, kernel) for kernel in usable()}
+        turns[RUN] = peers.engine_run(model, image)
+        turns["PyTorch fp32"] = peers.pytorch(module, image)
+        client = None
+        if not table.arguments.held:
+            turns["ONNX Runtime fp32"] = peers.onnx_runtime(peers.conv_fp32(weight, size, 1), image)
+            turns["ONNX Runtime int8"] = peers.onnx_runtime(peers.conv_int8(channels, size), image)
+            turns["popcount AVX2"] = peers.popcount(channels, size, signs)
+            if larq:
+                client = peers.Larq(f"{channels}@{size}")
+                turns["Larq Compute Engine"] = client.turn
+        table.all("3x3 binary", what, usable(), table.interleave(turns))
+        if client is not None:
+            client.close()
+
+
+def export(network: torch.nn.Module, folder: str, name: str) -> str:
+    """Write a network's file."""
+    path = f"{folder}/{name}.onnx"
+    nasb.export_onnx(network, path, (3, 224, 224))
+    return path
+
+
+def networks(table: Table) -> None:
+    """Whole networks on one image of 224x224."""
+    from torchvision import models
+
+    torch.manual_seed(0)
+    image = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
+    larq = peers.larq_models()
+    with tempfile.TemporaryDirectory(prefix="nasb-bench-") as folder:
+        resnet, mobile = create_network("resnet18").eval(), models.mobilenet_v2(weights=None).eval()
+        pairs = (
+            ("Bi-Real ResNet-18", create_network("bireal_resnet18").eval(), "ResNet-18", resnet),
+            ("ReActNet-A", random_reactnet(), "MobileNetV2", mobile),
+        )
+        for name, network, real_name, real in pairs:
+            data = Path(export(network, folder, name)).read_bytes()
+            turns: dict[str, peers.Turn] = {kernel: peers.engine_run(data, image, kernel) for kernel in usable()}
+            turns[f"{real_name}, PyTorch fp32"] = peers.pytorch(real, image)
+            client = None
+            if not table.arguments.held:
+                path = export(real, folder, real_name)
+                turns[f"{real_name}, ONNX Runtime fp32"] = peers.onnx_runtime(path, image)
+                int8 = quantize(path, f"{folder}/{real_name}-int8.onnx", (3, 224, 224))
+                turns[f"{real_name}, ONNX Runtime int8"] = peers.onnx_runtime(int8, image)
+                if larq and real is resnet:
+                    client = peers.Larq("e18")
+                    turns["BinaryResNetE18, Larq Compute Engine"] = client.turn
+            table.all("network", name, usable(), table.interleave(turns))
+            if client is not None:
+                client.close()
+
+
+def real(table: Table) -> None:
+    """Real-valued layers against ONNX Runtime fp32: the whole call, and its Conv node without changes of layout."""
+    for what, (inputs, outputs, kernel, size, stride) in REAL.items():
+        random = np.random.default_rng(0)
+        weight = 0.1 * random.standard_normal((outputs, inputs, kernel, kernel), np.float32)
+        model = peers.conv_fp32(weight, size, stride)
+        image = random.standard_normal((1, inputs, size, size), np.float32)
+        turns = {name: peers.engine_steps(model, name) for name in usable()}
+        node = peers.OnnxRuntimeNode(model, image, "Conv")
+        turns["ONNX Runtime fp32"] = peers.onnx_runtime(model, image)
+        turns["node"] = node.turn
+        times = table.interleave(turns)
+        by_turn = node.seconds()
+        times["ONNX Runtime fp32, Conv node"] = [by_turn[int(number)] for number in times.pop("node")]
+        table.all("real", what, usable(), times)
+
+
+def burn() -> "subprocess.Popen[bytes]":
+    """A process that keeps a core busy."""
+    return subprocess.Popen([sys.executable, "-c", "while True: pass"])
+
+
+def threads(table: Table) -> None:
+    """Two threads against one, on a quiet machine; then with every core busy."""
+    best = usable()[0]
+    cases: dict[str, tuple[Callable[[int], peers.Turn], str]] = {}
+    for channels, size in LAYERS[:2]:
+        signs = np.random.default_rng(0).integers(0, 2, (channels, 9, channels), np.uint8)
+        model = peers.binary_conv(signs, size)
+        cases[f"3x3 {channels} @{size}"] = (lambda n, model=model: peers.engine_steps(model, "", n)), best
+    for what, (make, kernel) in cases.items():
+        times = table.interleave({"two": make(2), "one": make(1)})
+        table.add("threads", what, kernel, "one thread", times["two"], times["one"], 2)
+        two = make(2)
+        quiet = [two(table.seconds) for _ in range(table.arguments.rounds)]
+        burning = [burn() for _ in range(os.cpu_count() or 1)]
+        try:
+            time.sleep(0.5)
+            loaded = [two(table.seconds) for _ in range(table.arguments.rounds)]
+            one = make(1)
+            single = [one(table.seconds) for _ in range(table.arguments.rounds)]
+        finally:
+            for process in burning:
+                process.kill()
+                process.wait()
+        table.add("threads", what, kernel, "two threads, all cores busy", quiet, loaded, 2)
+        table.add("threads", what, kernel, "two threads, all cores busy: worst", [np.median(quiet)], [max(loaded)], 2)
+        table.add("threads", what, kernel, "one thread, all cores busy", quiet, single, 2)
+
+
+def files(table: Table) -> None:
+    """The file of Bi-Real ResNet-18 against predicted bits and the real network's weights; a table of its own."""
+    with tempfile.TemporaryDirectory(prefix="nasb-bench-") as folder:
+        binary, host = create_network("bireal_resnet18").eval(), create_network("resnet18").eval()
+        written = nasb.export_onnx(binary, f"{folder}/m.onnx", (3, 224, 224))
+        real_bytes = sum(4 * parameter.numel() for parameter in host.parameters())
+        loaded = Session(f"{folder}/m.onnx")
+    record = {
+        "network": "bireal_resnet18",
+        "file_bytes": loaded.file_bytes,
+        "predicted_bytes": written.predicted_bytes,
+        "counted_bytes": count(binary, (3, 224, 224)).memory_bits / 8,
+        "file_over_predicted": round(loaded.file_bytes / written.predicted_bytes, 4),
+        "real_weight_bytes": real_bytes,
+        "real_over_file": round(real_bytes / loaded.file_bytes, 2),
+        "commit": table.common["commit"],
+    }
+    print(json.dumps(record))
+    path = table.path.with_name("engine-file-size.csv")
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(record), lineterminator="\n")
+        writer.writeheader()
+        writer.writerow(record)
+
+
+SECTIONS = {"layers": layers, "networks": networks, "real": real, "threads": threads, "files": files}
+
+
+def main() -> None:
+    """Run the sections asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=0.05, help="of a peer's turn in a round")
+    parser.add_argument("--quiet", type=float, default=float("inf"), help="see Table.interleave; 0.1 for a final run")
+    parser.add_argument("--held", action="store_true", help="PyTorch held to AVX2; the other peers are left out")
+    parser.add_argument("--note", default="", help="a word on the machine's state, into every row")
+    parser.add_argument("--output", default=str(ROOT / "results/engine.csv"), help="rows are appended")
+    arguments = parser.parse_args()
+    if arguments.held and any(os.environ.get(name) != value for name, value in HELD.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | HELD)  # they are read when torch is loaded
+    torch.set_num_threads(1)
+    table = Table(arguments)
+    for name in arguments.sections:
+        SECTIONS[name](table)
+
+
+if __name__ == "__main__":
+    main()
