@@ -98,11 +98,12 @@ std::vector<double> measure(const std::string& kind, int in_channels, int in_hei
   s.kernel_height = s.kernel_width = kernel_size, s.groups = groups;
   s.stride_height = s.stride_width = stride, s.dilation_height = s.dilation_width = dilation;
   s.pad_top = s.pad_left = padding;
-  if (stride > 0) {
-    const int reach = dilation * (kernel_size - 1) + 1;
-    s.out_height = (in_height + 2 * padding - reach) / stride + 1;
-    s.out_width = (in_width + 2 * padding - reach) / stride + 1;
-  }
+  const auto size = [&](int64_t in) {
+    const int64_t room = in + 2 * int64_t{padding} - int64_t{dilation} * (int64_t{kernel_size} - 1) - 1;
+    return stride > 0 && room >= 0 && room < (1 << 20) ? static_cast<int>(room / stride + 1) : 0;
+  };
+  s.out_height = size(in_height);
+  s.out_width = size(in_width);
   nb::gil_scoped_release release;
   return nasb::measure(operation, repeats, threads, kernel);
 }
@@ -136,9 +137,9 @@ NB_MODULE(_core, m) {
       .def_prop_ro("workspace_bytes", &nasb::Session::workspace_bytes)
       .def_prop_ro("tensor_names", &nasb::Session::tensor_names);
 
-  m.def("measure", &measure, "kind"_a, "in_channels"_a, "in_height"_a, "in_width"_a, "out_channels"_a, "kernel_size"_a = 1,
-        "stride"_a = 1, "padding"_a = 0, "dilation"_a = 1, "groups"_a = 1, "residual"_a = true, "sign_output"_a = false,
-        "repeats"_a = 20, "threads"_a = 1, "kernel"_a = "");
+  m.def("measure", &measure, "kind"_a, "in_channels"_a, "in_height"_a, "in_width"_a, "out_channels"_a,
+        "kernel_size"_a = 1, "stride"_a = 1, "padding"_a = 0, "dilation"_a = 1, "groups"_a = 1, "residual"_a = true,
+        "sign_output"_a = false, "repeats"_a = 20, "threads"_a = 1, "kernel"_a = "");
   m.def("kernels", [] {
     nb::list result;
     for (const nasb::KernelInfo& kernel : nasb::kernels()) {

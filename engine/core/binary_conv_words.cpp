@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <utility>
 
 #include "binary_conv.h"
 
@@ -40,27 +41,52 @@ void BinaryConv::pack_for_words() {
   if (pad_value_) return;
   // The border's words are 0, so that a tap outside counts the weight's own bits: 2 of each are given back. Pixels
   // whose outside taps are the same share a row of corrections.
+  // The taps inside are a rectangle of the kernel: rows [first, end) x columns [first, end).
+  const auto inside = [](int out, int stride, int pad, int kernel, int dilation, int size) {
+    int first = 0, end = kernel;
+    const int start = out * stride - pad;
+    while (first < kernel && start + first * dilation < 0) ++first;
+    while (end > first && start + (end - 1) * dilation >= size) --end;
+    return std::pair<int, int>(first, end);
+  };
+  using Rectangle = std::pair<std::pair<int, int>, std::pair<int, int>>;
+  const Rectangle whole{{0, f.kernel_height}, {0, f.kernel_width}};
+  std::vector<std::pair<int, int>> columns;
+  for (int x = 0; x < f.out_width; ++x)
+    columns.push_back(inside(x, f.stride_width, f.pad_left, f.kernel_width, f.dilation_width, f.in_width));
   corrected_.assign(f.pixels(), -1);
-  std::map<std::vector<bool>, int> kinds;
-  for (int p = 0; p < f.pixels(); ++p) {
-    std::vector<bool> outside(f.taps());
-    for (int t = 0; t < f.taps(); ++t) {
-      const int y = p / f.out_width * f.stride_height - f.pad_top + t / f.kernel_width * f.dilation_height;
-      const int x = p % f.out_width * f.stride_width - f.pad_left + t % f.kernel_width * f.dilation_width;
-      outside[t] = y < 0 || y >= f.in_height || x < 0 || x >= f.in_width;
+  std::map<Rectangle, int> kinds;
+  for (int y = 0; y < f.out_height; ++y) {
+    const auto rows = inside(y, f.stride_height, f.pad_top, f.kernel_height, f.dilation_height, f.in_height);
+    for (int x = 0; x < f.out_width; ++x) {
+      const Rectangle taps{rows, columns[x]};
+      if (taps != whole)
+        corrected_[y * f.out_width + x] = kinds.emplace(taps, static_cast<int>(kinds.size())).first->second;
     }
-    if (std::find(outside.begin(), outside.end(), true) == outside.end()) continue;
-    const auto [found, added] = kinds.emplace(outside, static_cast<int>(kinds.size()));
-    corrected_[p] = found->second;
-    if (!added) continue;
-    for (int block = 0; block < s.groups * blocks_; ++block)
-      for (int c = 0; c < kBlock; ++c) {
+  }
+  // A channel's bits in the taps above and left of each tap give those of any rectangle.
+  const int channels = s.groups * blocks_ * kBlock, width = f.kernel_width + 1;
+  corrections_.assign(kinds.size() * channels, 0);
+  std::vector<int> sums(static_cast<size_t>(f.kernel_height + 1) * width, 0);
+  for (int c = 0; c < channels; ++c) {
+    for (int ky = 0; ky < f.kernel_height; ++ky)
+      for (int kx = 0; kx < f.kernel_width; ++kx) {
         int bits = 0;
-        for (int t = 0; t < f.taps(); ++t)
-          for (int i = 0; outside[t] && i < group_words_; ++i)
-            bits += __builtin_popcount(words_[word_at(0, block * kBlock + c, words) + (t * group_words_ + i) * kSlice]);
-        corrections_.push_back(2.0f * static_cast<float>(bits));
+        for (int i = 0; i < group_words_; ++i)
+          bits +=
+              __builtin_popcount(words_[word_at(0, c, words) +
+                                        (static_cast<size_t>(ky * f.kernel_width + kx) * group_words_ + i) * kSlice]);
+        sums[(ky + 1) * width + kx + 1] =
+            bits + sums[ky * width + kx + 1] + sums[(ky + 1) * width + kx] - sums[ky * width + kx];
       }
+    const auto corner = [&](int ky, int kx) { return sums[static_cast<size_t>(ky) * width + kx]; };
+    for (const auto& [taps, kind] : kinds) {
+      const auto [top, bottom] = taps.first;
+      const auto [left, right] = taps.second;
+      const int within = corner(bottom, right) - corner(top, right) - corner(bottom, left) + corner(top, left);
+      const int outside = corner(f.kernel_height, f.kernel_width) - within;
+      corrections_[static_cast<size_t>(kind) * channels + c] = 2.0f * static_cast<float>(outside);
+    }
   }
 }
 

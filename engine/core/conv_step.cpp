@@ -74,7 +74,8 @@ class ConvStep : public Step {
   // A pooled map is made row by row from a ring of convolved rows, which never leave the cache.
   bool take_pool(const Layer& layer) override {
     const ConvShape& p = layer.shape;
-    if (layer.op != Op::kMaxPool || depthwise_ || s_.groups > 1 || p.dilation_height != 1 || p.dilation_width != 1)
+    if (fused.residual >= 0 || layer.op != Op::kMaxPool || depthwise_ || s_.groups > 1 || p.dilation_height != 1 ||
+        p.dilation_width != 1)
       return false;
     pooled_ = true;
     pool_ = p;

@@ -8,6 +8,8 @@
 namespace nasb {
 namespace {
 
+constexpr int64_t kOldestOpset = 13,
+                  kNewestOpset = 25;            // of the default domain: operators used here mean the same in all
 constexpr int64_t kLargest = int64_t{1} << 28;  // elements of a tensor: beyond any image network
 
 class Lowering {
@@ -49,6 +51,7 @@ class Lowering {
 
  private:
   [[noreturn]] void fail(const std::string& what) const {
+    if (!node_) throw Error(ErrorCode::kUnsupported, "input \"" + model_.inputs[0].name + "\": " + what);
     throw Error(ErrorCode::kUnsupported, "node \"" + node_->name + "\" (" +
                                              (node_->domain.empty() ? "" : node_->domain + ".") + node_->op +
                                              "): " + what);
@@ -159,6 +162,17 @@ class Lowering {
     return s;
   }
 
+  // With its border the input of a convolution must be addressable by 32-bit offsets.
+  void refuse_large_input(const ConvShape& s) const {
+    const int64_t height =
+        int64_t{s.out_height - 1} * s.stride_height + int64_t{s.kernel_height - 1} * s.dilation_height + 1;
+    const int64_t width =
+        int64_t{s.out_width - 1} * s.stride_width + int64_t{s.kernel_width - 1} * s.dilation_width + 1;
+    if (height > kLargest || width > kLargest || height * width > kLargest || height * width * s.in_channels > kLargest)
+      fail("its input with its border would have " + std::to_string(height) + " x " + std::to_string(width) +
+           " pixels");
+  }
+
   static Tensor output_of(const ConvShape& s) {
     Tensor t;
     t.channels = s.out_channels, t.height = s.out_height, t.width = s.out_width;
@@ -215,6 +229,7 @@ class Lowering {
     ConvShape s = window(tensor(in), w.dims[1], w.dims[2], false);
     s.out_channels = static_cast<int>(w.dims[0]);
     s.groups = group(tensor(in), w.dims[0]);
+    refuse_large_input(s);
     const int64_t channels = node_->integer("channels", s.group_inputs());
     if (channels != s.group_inputs())
       fail("attribute channels is " + std::to_string(channels) + "; its input has " + std::to_string(s.group_inputs()) +
@@ -230,13 +245,14 @@ class Lowering {
     std::vector<float> scale = constant(2).floats(), bias = constant(3).floats();
     if (scale.size() != static_cast<size_t>(s.out_channels) || bias.size() != scale.size())
       fail("scale and bias need one value for each output channel");
-    if (int64_t{s.taps()} * s.group_inputs() > (1 << 24)) fail("its sums do not fit a float exactly");
+    if (int64_t{s.taps()} * s.group_inputs() > (1 << 23)) fail("its sums do not fit a float exactly");
     const std::string name = node_->name.empty() ? node_->outputs[0] : node_->name;
     for (bool accumulators : {false, true}) {
       if (accumulators) {
         bool asked = false;
         for (const std::string& a : accumulators_) asked |= a == name;
         if (!asked) return;
+        if (values_.count(name + ":accumulators")) fail("another node has the same name");
       }
       Layer layer;
       layer.op = Op::kBinaryConv;
@@ -259,6 +275,7 @@ class Lowering {
     ConvShape s = window(tensor(in), w.dims[2], w.dims[3], false);
     s.groups = group(tensor(in), w.dims[0]);
     s.out_channels = static_cast<int>(w.dims[0]);
+    refuse_large_input(s);
     if (w.dims[1] != s.group_inputs())
       fail("its weight reads " + std::to_string(w.dims[1]) + " channels a group, its input has " +
            std::to_string(s.group_inputs()));
@@ -306,13 +323,21 @@ class Lowering {
     s.out_channels = s.in_channels;
     const std::vector<int64_t> pads = ints("pads", 4, 0);
     const bool count_pads = average && node_->integer("count_include_pad", 0) != 0;
-    for (int i = 0; i < 4; ++i)
-      if (pads[i] >= kernel[i % 2] * (node_->integers("dilations", {1, 1})[i % 2]))
-        fail("a window would lie outside of the image");
+    refuse_empty_windows(s.out_height, s.stride_height, s.pad_top, s.kernel_height, s.dilation_height, s.in_height);
+    refuse_empty_windows(s.out_width, s.stride_width, s.pad_left, s.kernel_width, s.dilation_width, s.in_width);
     Layer& layer = add(average ? Op::kAveragePool : Op::kMaxPool, {in}, output_of(s));
     layer.shape = s;
     layer.count_pads = count_pads;
     layer.begin[1] = static_cast<int>(pads[2]), layer.begin[2] = static_cast<int>(pads[3]);  // what is padded behind
+  }
+
+  // Each window of pooling must hold a pixel of the image.
+  void refuse_empty_windows(int64_t out, int64_t stride, int64_t pad, int64_t kernel, int64_t dilation,
+                            int64_t size) const {
+    for (int64_t o = 0; o < out; ++o) {
+      const int64_t start = o * stride - pad, skipped = start < 0 ? (-start + dilation - 1) / dilation : 0;
+      if (skipped >= kernel || start + skipped * dilation >= size) fail("a window lies outside of the image");
+    }
   }
 
   void global_pool() {
@@ -437,11 +462,14 @@ class Lowering {
     if (pads.size() != 2 * axes.size())
       fail("pads has " + std::to_string(pads.size()) + " values for " + std::to_string(axes.size()) + " axes");
     int begin[3] = {0, 0, 0};
+    bool padded[3] = {false, false, false};
     for (size_t i = 0; i < axes.size(); ++i) {
       const int64_t before = pads[i], after = pads[i + axes.size()];
       if (before < 0 || after < 0 || before > 65536 || after > 65536) fail("pads must lie in 0 .. 65536");
       if (before == 0 && after == 0) continue;
       const int64_t axis = axis_of(axes[i], t);
+      if (padded[axis - 1]) fail("an axis is named twice");
+      padded[axis - 1] = true;
       begin[axis - 1] = static_cast<int>(before);
       size_of(t, axis) += static_cast<int>(before + after);
     }
@@ -492,10 +520,14 @@ class Lowering {
 }  // namespace
 
 Graph lower(const onnx::Model& model, const std::vector<std::string>& accumulators) {
-  for (const auto& [domain, version] : model.opsets)
+  for (const auto& [domain, version] : model.opsets) {
+    if ((domain.empty() || domain == "ai.onnx") && (version < kOldestOpset || version > kNewestOpset))
+      throw Error(ErrorCode::kUnsupported, "opset " + std::to_string(version) + "; this engine reads " +
+                                               std::to_string(kOldestOpset) + " to " + std::to_string(kNewestOpset));
     if (domain == "nasb" && version != 1)
       throw Error(ErrorCode::kUnsupported,
                   "operators of nasb version " + std::to_string(version) + "; this engine knows 1");
+  }
   const auto layout = model.metadata.find("nasb.layout_version");
   if (layout != model.metadata.end() && layout->second != "1")
     throw Error(ErrorCode::kUnsupported, "layout version " + layout->second + "; this engine reads 1");

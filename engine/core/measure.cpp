@@ -17,9 +17,12 @@ constexpr size_t kOtherMemory =
 
 enum : int { kInput, kSigns, kResidual, kOutput, kOutputSigns };
 
-size_t align(size_t bytes) { return (bytes + 127) / 64 * 64; }
+size_t align(size_t bytes) { return (bytes + 255) / 64 * 64; }
 
 void check(const ConvShape& s) {
+  const auto size = [](int64_t in, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation) {
+    return (in + 2 * pad - dilation * (kernel - 1) - 1) / stride + 1;
+  };
   const bool sizes = s.in_channels > 0 && s.in_height > 0 && s.in_width > 0 && s.out_channels > 0 && s.out_height > 0 &&
                      s.out_width > 0 && s.kernel_height > 0 && s.kernel_width > 0 && s.stride_height > 0 &&
                      s.stride_width > 0 && s.dilation_height > 0 && s.dilation_width > 0 && s.pad_top >= 0 &&
@@ -28,7 +31,14 @@ void check(const ConvShape& s) {
   const auto product = [](int64_t a, int64_t b, int64_t c) {
     return a > (1 << 20) || b > (1 << 14) || c > (1 << 14) ? int64_t{1} << 62 : a * b * c;
   };
-  if (!sizes || s.kernel_height > 64 || s.kernel_width > 64 || s.in_channels % s.groups || s.out_channels % s.groups ||
+  if (!sizes || s.pad_top >= (s.kernel_height + 1) * s.dilation_height ||
+      s.pad_left >= (s.kernel_width + 1) * s.dilation_width || s.dilation_height > 64 || s.dilation_width > 64 ||
+      s.stride_height > 64 || s.stride_width > 64 ||
+      size(s.in_height, s.kernel_height, s.stride_height, s.pad_top, s.dilation_height) != s.out_height ||
+      size(s.in_width, s.kernel_width, s.stride_width, s.pad_left, s.dilation_width) != s.out_width ||
+      s.in_height + 2 * s.pad_top < s.dilation_height * (s.kernel_height - 1) + 1 ||
+      s.in_width + 2 * s.pad_left < s.dilation_width * (s.kernel_width - 1) + 1 || s.kernel_height > 64 ||
+      s.kernel_width > 64 || s.in_channels % s.groups || s.out_channels % s.groups ||
       product(s.in_channels, s.in_height, s.in_width) > largest ||
       product(s.out_channels, s.out_height, s.out_width) > largest ||
       int64_t{s.out_channels} * s.group_inputs() * s.taps() > largest)
@@ -68,6 +78,10 @@ std::vector<double> measure(const MeasuredOperation& operation, int repeats, int
     layer.weights.assign(weights, 0.01f);
   } else if (kind == "avg_pool" || kind == "max_pool") {
     layer.op = kind == "avg_pool" ? Op::kAveragePool : Op::kMaxPool;
+    if (s.dilation_height != 1 || s.dilation_width != 1 || s.pad_top >= s.kernel_height ||
+        s.pad_left >= s.kernel_width || s.pad_top >= s.in_height + 1 || s.pad_left >= s.in_width + 1 ||
+        s.in_channels != s.out_channels)
+      throw Error(ErrorCode::kArgument, "measure: pooling without dilation, its padding smaller than its kernel");
   } else if (kind == "identity" || kind == "binarize") {
     layer.op = kind == "identity" ? Op::kScale : Op::kBinarize;
     if (s.in_channels != s.out_channels || s.in_height != s.out_height || s.in_width != s.out_width)
@@ -89,7 +103,9 @@ std::vector<double> measure(const MeasuredOperation& operation, int repeats, int
   if (!sums || operation.sign_output)
     step->fused.signs.push_back({kOutputSigns, padded(std::vector<float>(s.out_channels, 0.0f))});
 
-  ThreadPool pool(std::max(1, threads > 0 ? threads : available_threads()));
+  if (threads < 0 || threads > 256 || repeats > 1000000)
+    throw Error(ErrorCode::kArgument, "measure: threads or repeats out of range");
+  ThreadPool pool(threads > 0 ? threads : available_threads());
   std::vector<size_t> offsets;
   size_t bytes = 0;
   for (const Tensor& t : graph.tensors) {

@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 
 #include "error.h"
@@ -72,6 +73,12 @@ class Planner {
         done_(graph.layers.size()) {
     for (size_t i = 0; i < graph.layers.size(); ++i)
       for (int in : graph.layers[i].inputs) readers_[in].push_back(static_cast<int>(i));
+    maker_.assign(graph.tensors.size(), -1);
+    for (size_t i = 0; i < graph.layers.size(); ++i) {
+      const Layer& l = graph.layers[i];
+      maker_[l.output] = static_cast<int>(i);
+      ragged_ |= is_convolution(l) && l.shape.groups > 1 && l.shape.group_outputs() % 32 != 0;
+    }
     for (size_t t = 0; t < graph.tensors.size(); ++t)
       if (keep.count(graph.tensors[t].name)) kept_[t] = true, plan_.kept.push_back(static_cast<int>(t));
     kept_[graph.output] = true;
@@ -152,7 +159,7 @@ class Planner {
       }
     }
     step.output = current;
-    if (layer.op != Op::kBinarize && write_into_concat(layer, step, current)) return;
+    if (layer.op != Op::kBinarize && write_into_concat(step, current)) return;
     bool others = kept_[current];
     // Signs are packed a word at a time: a group's channels must begin at one.
     const bool packs = layer.shape.groups <= 1 || layer.shape.group_outputs() % 32 == 0 || !is_convolution(layer);
@@ -200,11 +207,10 @@ class Planner {
 
   // Where a tensor is read by a concatenation alone, and so are its other parts, each step writes its channels of the
   // whole.
-  bool write_into_concat(const Layer& layer, Step& step, int current) {
+  bool write_into_concat(Step& step, int current) {
     const int reader = readers_[current].size() == 1 && !kept_[current] ? readers_[current][0] : -1;
     if (reader < 0 || graph_.layers[reader].op != Op::kConcat || !joins_in_place(graph_.layers[reader])) return false;
     const Layer& concat = graph_.layers[reader];
-    if (is_convolution(layer) && layer.shape.groups > 1 && layer.shape.group_outputs() % 32 != 0) return false;
     Fused& f = step.fused;
     bool last = true;
     for (int in : concat.inputs) {
@@ -232,16 +238,22 @@ class Planner {
     return true;
   }
 
-  bool joins_in_place(const Layer& concat) const {
-    int channel = 0, signs = 0;
+  // Asked once for each concatenation: all its parts must get the same answer.
+  bool joins_in_place(const Layer& concat) {
+    const auto [found, added] = joins_.emplace(concat.output, false);
+    if (added) found->second = can_join(concat);
+    return found->second;
+  }
+
+  bool can_join(const Layer& concat) const {
+    size_t signs = 0;
     for (int reader : readers_[concat.output]) signs += graph_.layers[reader].op == Op::kBinarize;
-    if (signs > kMaxSignOutputs) return false;
+    if (signs > kMaxSignOutputs || (signs && ragged_)) return false;
+    int channel = 0;
     for (int in : concat.inputs) {
-      if (kept_[in] || readers_[in].size() != 1 || (signs && channel % 32)) return false;
-      const auto maker =
-          std::find_if(graph_.layers.begin(), graph_.layers.end(), [&](const Layer& l) { return l.output == in; });
-      if (maker == graph_.layers.end() || !has_epilogue(maker->op) || maker->op == Op::kBinarize) return false;
-      if (is_convolution(*maker) && maker->shape.groups > 1 && maker->shape.group_outputs() % 32) return false;
+      if (kept_[in] || readers_[in].size() != 1 || (signs && channel % 32) || maker_[in] < 0) return false;
+      const Op op = graph_.layers[maker_[in]].op;
+      if (!has_epilogue(op) || op == Op::kBinarize) return false;
       channel += graph_.tensors[in].channels;
     }
     return true;
@@ -324,12 +336,18 @@ class Planner {
       if (first[t] < 0) first[t] = step;
       last[t] = std::max(last[t], step);
     };
+    const auto read = [&](int tensor, int step) {
+      if (first[root_[tensor]] < 0)
+        throw Error(ErrorCode::kInternal,
+                    "step \"" + plan_.steps[step]->name + "\" reads a tensor that no step before it writes");
+      touch(tensor, step);
+    };
     if (plan_.image_tensor) touch(0, 0);
     for (int i = 0; i < last_step; ++i) {
       const Step& step = *plan_.steps[i];
       for (int in : step.inputs)
-        if (in != 0 || plan_.image_tensor) touch(in, i);
-      if (step.fused.residual >= 0) touch(step.fused.residual, i);
+        if (in != 0 || plan_.image_tensor) read(in, i);
+      if (step.fused.residual >= 0) read(step.fused.residual, i);
       if (step.fused.store || step.fused.signs.empty()) touch(step.output, i);
       for (const Fused::Sign& s : step.fused.signs) touch(s.tensor, i);
       plan_.shared_bytes = std::max(plan_.shared_bytes, step.shared_bytes);
@@ -344,10 +362,10 @@ class Planner {
       if (first[t] < 0) continue;
       const Tensor& x = graph_.tensors[t];
       const size_t pixels = static_cast<size_t>(x.height) * x.width;
-      // One vector more than the tensor: an aligned tail may be read whole.
+      // An epilogue may read 32 channels behind the tensor.
       bytes[t] = align(
           (x.binary ? pixels * ((x.channels + 31) / 32) * sizeof(uint32_t) : pixels * x.channels * sizeof(float)) +
-          kAlign);
+          3 * kAlign);
       order.push_back(static_cast<int>(t));
     }
     std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return bytes[a] > bytes[b]; });
@@ -372,7 +390,11 @@ class Planner {
   BinaryKernel kernel_;
   const Isa& isa_;
   std::vector<std::vector<int>> readers_;
-  std::vector<bool> kept_, ready_;
+  std::vector<bool> kept_;   // must be in memory when the run ends
+  std::vector<bool> ready_;  // written by a step that has been made already
+  std::vector<int> maker_;   // the layer that computes a tensor, or -1
+  std::map<int, bool> joins_;
+  bool ragged_ = false;  // somewhere a group's outputs do not fill words of signs
   std::vector<int> root_;
   std::vector<bool> done_;
   Plan plan_;

@@ -19,6 +19,32 @@ namespace {
 
 constexpr int kMostThreads = 256;
 
+int checked(int threads) {
+  if (threads < 0 || threads > kMostThreads)
+    throw Error(ErrorCode::kArgument, "threads is " + std::to_string(threads) +
+                                          "; 0 (as many as the process may use) to " + std::to_string(kMostThreads));
+  return threads > 0 ? threads : std::min(available_threads(), kMostThreads);
+}
+
+// Packed weights are larger than in the file: a word for 32 bits, rows of channels filled up. Nodes may share an
+// initializer, so that a small file could ask for any amount.
+void refuse_large_weights(const Graph& graph, size_t file_bytes) {
+  double bytes = 0;
+  for (const Layer& l : graph.layers) {
+    const ConvShape& s = l.shape;
+    if (l.op == Op::kBinaryConv || l.op == Op::kConv) {
+      const double rows = double(s.groups) * ((s.group_outputs() + kBlock - 1) / kBlock * kBlock) * s.taps();
+      bytes += l.op == Op::kConv ? rows * s.group_inputs() * 4 : rows * ((s.group_inputs() + 31) / 32) * 8;
+    }
+    bytes += 4.0 * (l.weights.size() + l.values.size()) + l.bits.size();
+  }
+  const double most = 64.0 * file_bytes + (256 << 20);
+  if (bytes > most)
+    throw Error(ErrorCode::kUnsupported, "its weights would take " + std::to_string(static_cast<int64_t>(bytes / 1e6)) +
+                                             " MB in memory, the file has " + std::to_string(file_bytes / 1000) +
+                                             " kB");
+}
+
 // The memory of one running call, reused by later ones.
 struct Buffers {
   Buffers(const Plan& plan, int threads) : memory(plan.arena_bytes + plan.shared_bytes + plan.thread_bytes * threads) {
@@ -57,11 +83,10 @@ std::vector<int64_t> dims_of(const Tensor& t) {
 
 struct Session::Impl {
   Impl(const uint8_t* data, size_t size, const Options& options)
-      : bytes(data, data + size),
-        choice(choose_kernel(options.kernel)),
-        pool(std::clamp(options.threads > 0 ? options.threads : available_threads(), 1, kMostThreads)) {
+      : bytes(data, data + size), choice(choose_kernel(options.kernel)), pool(checked(options.threads)) {
     const onnx::Model model = onnx::read(data, size);
     Graph graph = lower(model);
+    refuse_large_weights(graph, size);
     for (const Tensor& t : graph.tensors) names.push_back(t.name);
     for (const Layer& layer : graph.layers)
       if (layer.op == Op::kBinaryConv) names.push_back(layer.name + ":accumulators");
@@ -141,7 +166,8 @@ std::map<std::string, Array> Session::inspect(const float* images, int64_t batch
       throw Error(ErrorCode::kArgument, "\"" + name + "\" is not a tensor of this model (see tensor_names)");
     keep.insert(name);
     const size_t colon = name.rfind(":accumulators");
-    if (colon != std::string::npos) accumulators.push_back(name.substr(0, colon));
+    if (colon != std::string::npos && colon + std::string(":accumulators").size() == name.size())
+      accumulators.push_back(name.substr(0, colon));
   }
   Graph graph = lower(onnx::read(impl_->bytes.data(), impl_->bytes.size()), accumulators);
   move_before_concat(graph, keep);
@@ -170,12 +196,14 @@ std::vector<LayerProfile> Session::profile(const float* image, int repeats) cons
   const Plan& plan = impl_->plan;
   std::unique_ptr<Buffers> buffers = impl_->take(plan);
   std::vector<std::vector<double>> times(plan.steps.size());
+  std::vector<int> active(plan.steps.size(), 1);
   for (int r = 0; r < std::max(repeats, 1); ++r) {
     impl_->begin(plan, image, buffers->workspace);
     for (size_t i = 0; i < plan.steps.size(); ++i) {
       const Clock::time_point start = Clock::now();
       plan.steps[i]->run(buffers->workspace, impl_->pool);
       times[i].push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
+      active[i] = std::max(active[i], impl_->pool.take_most_active());
     }
   }
   impl_->give_back(std::move(buffers));
@@ -187,7 +215,7 @@ std::vector<LayerProfile> Session::profile(const float* image, int repeats) cons
     p.name = step.name;
     p.operation = step.operation;
     p.kernel = step.kernel();
-    p.threads = impl_->pool.threads();
+    p.threads = active[i];
     p.milliseconds = times[i][times[i].size() / 2];
     p.macs = step.macs;
     p.binary = step.binary;

@@ -12,8 +12,8 @@ namespace nasb {
 
 struct Options {
   int threads = 0;     // 0: as many as the process may use
-  std::string kernel;  // of binary convolutions: "", "reference", "portable", "avx2", "avx512", "neon"; "": the best
-                       // that works here
+  std::string kernel;  // of binary convolutions: "", "reference", "portable", "avx2", "avx512", "avx512_vpopcntdq",
+                       // "neon"; "": the best that works here
 };
 
 struct Array {  // a float32 tensor handed out: NCHW, or [N, features]

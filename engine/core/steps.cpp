@@ -1,7 +1,6 @@
 #include "steps.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace nasb {
 namespace {
@@ -88,21 +87,16 @@ class PoolStep : public Step {
 class EpilogueStep : public Step {
  public:
   EpilogueStep(const Tensor& tensor, const Isa& isa)
-      : pixels_(tensor.height * tensor.width), channels_(tensor.channels), isa_(isa) {
-    thread_bytes = aligned(sizeof(float) * kTile * kBlock);
-  }
+      : pixels_(tensor.height * tensor.width), channels_(tensor.channels), isa_(isa) {}
   void run(const Workspace& w, ThreadPool& pool) const override {
     const float* x = w.floats(inputs[0]);
-    const Epilogue e = epilogue(w);
-    pool.parallel((pixels_ + kTile - 1) / kTile, [&](int item, int thread) {
-      float* acc = reinterpret_cast<float*>(w.threads + thread_bytes * thread);
+    Epilogue e = epilogue(w);
+    e.acc_stride = channels_;
+    pool.parallel((pixels_ + kTile - 1) / kTile, [&](int item, int) {
       const int begin = item * kTile, count = std::min(kTile, pixels_ - begin);
-      for (int c = 0; c < channels_; c += kBlock) {
-        const int channels = std::min(kBlock, channels_ - c);
-        for (int p = 0; p < count; ++p)
-          std::memcpy(acc + p * kBlock, x + static_cast<size_t>(begin + p) * channels_ + c, sizeof(float) * channels);
-        isa_.epilogue(e, acc, begin, count, c, channels);
-      }
+      for (int c = 0; c < channels_; c += kBlock)
+        isa_.epilogue(e, x + static_cast<size_t>(begin) * channels_ + c, begin, count, c,
+                      std::min(kBlock, channels_ - c));
     });
   }
   std::string kernel() const override { return std::string("elementwise_") + isa_.name; }

@@ -1,9 +1,17 @@
 #include "thread_pool.h"
 
+#include <condition_variable>
 #include <cstdint>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
 
 #if defined(__linux__)
 #include <sched.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
 #endif
 
 namespace nasb {
@@ -19,6 +27,14 @@ inline void pause() {
 #endif
 }
 
+long process() {
+#if defined(__unix__) || defined(__APPLE__)
+  return static_cast<long>(getpid());
+#else
+  return 0;
+#endif
+}
+
 }  // namespace
 
 int available_threads() {
@@ -30,74 +46,120 @@ int available_threads() {
   return n ? static_cast<int>(n) : 1;
 }
 
-ThreadPool::ThreadPool(int threads) : ranges_(threads > 1 ? threads : 1) {
-  for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { worker(t); });
+struct ThreadPool::Shared {
+  struct alignas(64) Range {
+    std::atomic<int> next{0};
+    int end = 0;
+  };
+
+  explicit Shared(int threads) : ranges(threads) {}
+
+  // Returns whether the thread got an item.
+  bool drain(int thread) {
+    const size_t count = ranges.size();
+    bool any = false;
+    for (size_t i = 0; i < count; ++i) {
+      Range& range = ranges[(thread + i) % count];
+      for (int item; (item = range.next.fetch_add(1)) < range.end; any = true) (*work)(item, thread);
+    }
+    return any;
+  }
+
+  void serve(int thread) {
+    unsigned seen = 0;
+    while (true) {
+      for (int spins = 0; epoch == seen && !stop && spins < kSpins; ++spins) pause();
+      if (epoch == seen && !stop) {
+        std::unique_lock<std::mutex> lock(sleeping);
+        ++sleepers;
+        wake.wait(lock, [&] { return epoch != seen || stop; });
+        --sleepers;
+      }
+      if (stop) return;
+      seen = epoch;
+      ++inside;
+      if (open && drain(thread)) ++active;
+      --inside;
+    }
+  }
+
+  const long owner = process();
+  std::vector<std::thread> workers;
+  std::vector<Range> ranges;
+  std::mutex forking;
+  const Work* work = nullptr;
+  std::atomic<bool> open{false};
+  std::atomic<int> inside{0}, active{0};
+  std::atomic<unsigned> epoch{0};
+  std::atomic<bool> stop{false};
+  std::atomic<int> sleepers{0};
+  std::mutex sleeping;
+  std::condition_variable wake;
+};
+
+ThreadPool::ThreadPool(int threads) {
+  if (threads <= 1) return;
+  shared_ = std::make_unique<Shared>(threads);
+  Shared& s = *shared_;
+  s.workers.reserve(threads - 1);
+  try {
+    for (int t = 1; t < threads; ++t) s.workers.emplace_back([&s, t] { s.serve(t); });
+  } catch (const std::system_error&) {
+    // The others take over the ranges of those that could not be started.
+  }
+  threads_ = static_cast<int>(s.workers.size()) + 1;
 }
 
 ThreadPool::~ThreadPool() {
+  if (!shared_) return;
+  Shared& s = *shared_;
+  if (process() != s.owner) {
+    static_cast<void>(shared_.release());  // its threads stayed in the parent: there is nobody to join or to wake
+    return;
+  }
   {
-    std::lock_guard<std::mutex> lock(sleeping_);
-    stop_ = true;
+    std::lock_guard<std::mutex> lock(s.sleeping);
+    s.stop = true;
   }
-  wake_.notify_all();
-  for (std::thread& thread : workers_) thread.join();
-}
-
-void ThreadPool::drain(int thread) {
-  const size_t count = ranges_.size();
-  for (size_t i = 0; i < count; ++i) {
-    Range& range = ranges_[(thread + i) % count];
-    for (int item; (item = range.next.fetch_add(1)) < range.end;) (*work_)(item, thread);
-  }
+  s.wake.notify_all();
+  for (std::thread& thread : s.workers) thread.join();
 }
 
 void ThreadPool::parallel(int count, const Work& work) {
-  std::unique_lock<std::mutex> forking(forking_, std::try_to_lock);
-  if (workers_.empty() || count <= 1 || !forking.owns_lock()) {
+  const bool alone = threads_ == 1 || count <= 1 || process() != shared_->owner;
+  std::unique_lock<std::mutex> forking;
+  if (!alone) forking = std::unique_lock<std::mutex>(shared_->forking, std::try_to_lock);
+  if (!forking.owns_lock()) {
     for (int item = 0; item < count; ++item) work(item, 0);
     return;
   }
-  work_ = &work;
-  const int64_t n = static_cast<int64_t>(ranges_.size());
+  Shared& s = *shared_;
+  s.work = &work;
+  const int64_t n = static_cast<int64_t>(s.ranges.size());
   for (int64_t t = 0; t < n; ++t) {
-    ranges_[t].next = static_cast<int>(count * t / n);
-    ranges_[t].end = static_cast<int>(count * (t + 1) / n);
+    s.ranges[t].next = static_cast<int>(count * t / n);
+    s.ranges[t].end = static_cast<int>(count * (t + 1) / n);
   }
-  open_ = true;
-  ++epoch_;
-  if (sleepers_ > 0) {
+  s.active = 0;
+  s.open = true;
+  ++s.epoch;
+  if (s.sleepers > 0) {
     {
-      std::lock_guard<std::mutex> lock(sleeping_);
+      std::lock_guard<std::mutex> lock(s.sleeping);
     }
-    wake_.notify_all();
+    s.wake.notify_all();
   }
-  drain(0);
-  // Whoever raised inside_ before this sees the job open and is waited for; whoever comes later sees it closed.
-  open_ = false;
-  for (int spins = 0; inside_ > 0; ++spins) {
+  if (s.drain(0)) ++s.active;
+  // Whoever raised `inside` before this sees the work open and is waited for; whoever comes later sees it closed.
+  s.open = false;
+  for (int spins = 0; s.inside > 0; ++spins) {
     if (spins < kSpins)
       pause();
     else
       std::this_thread::yield();
   }
-}
-
-void ThreadPool::worker(int thread) {
-  unsigned seen = 0;
-  while (true) {
-    for (int spins = 0; epoch_ == seen && !stop_ && spins < kSpins; ++spins) pause();
-    if (epoch_ == seen && !stop_) {
-      std::unique_lock<std::mutex> lock(sleeping_);
-      ++sleepers_;
-      wake_.wait(lock, [&] { return epoch_ != seen || stop_; });
-      --sleepers_;
-    }
-    if (stop_) return;
-    seen = epoch_;
-    ++inside_;
-    if (open_) drain(thread);
-    --inside_;
-  }
+  const int active = s.active;
+  for (int most = most_active_; most < active && !most_active_.compare_exchange_weak(most, active);) continue;
 }
 
 }  // namespace nasb

@@ -3,48 +3,36 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <functional>
-#include <mutex>
-#include <thread>
-#include <vector>
+#include <memory>
 
 namespace nasb {
 
 class ThreadPool {
  public:
+  // Where the system gives fewer threads, the pool has fewer.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  int threads() const { return threads_; }
 
   using Work = std::function<void(int item, int thread)>;
   // Runs work(item, thread) for each item in [0, count), thread in [0, threads()). Each thread begins with a range of
   // its own, so that it meets the data that it has just written, and then helps the others. Where another call has the
-  // pool, the caller runs all items itself. `work` must not throw.
+  // pool, and in a process forked from the pool's own, the caller runs all items itself. `work` must not throw.
   void parallel(int count, const Work& work);
 
- private:
-  void worker(int thread);
-  void drain(int thread);
+  // The most threads that took part in one parallel() since this was last asked.
+  int take_most_active() { return most_active_.exchange(1); }
 
-  std::vector<std::thread> workers_;
-  std::mutex forking_;
-  const Work* work_ = nullptr;
-  struct alignas(64) Range {
-    std::atomic<int> next{0};
-    int end = 0;
-  };
-  std::vector<Range> ranges_;
-  std::atomic<bool> open_{false};
-  std::atomic<int> inside_{0};
-  std::atomic<unsigned> epoch_{0};
-  std::atomic<bool> stop_{false};
-  std::atomic<int> sleepers_{0};
-  std::mutex sleeping_;
-  std::condition_variable wake_;
+ private:
+  struct Shared;  // what the threads wait on; left behind in a forked process, where those threads do not exist
+
+  int threads_ = 1;
+  std::unique_ptr<Shared> shared_;
+  std::atomic<int> most_active_{1};
 };
 
 // Processors that this process may use.

@@ -36,7 +36,7 @@ void epilogue_rows(const Epilogue& e, const float* acc, int first_pixel, int pix
       F v[kVectors];
       NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
         const int lane = g * kLanes;
-        F y = F::load(acc + p * kBlock + lane);
+        F y = F::load(acc + static_cast<size_t>(p) * e.acc_stride + lane);
         if (kScales) y = y * scale[g];
         if (kAffine != kNoScale) y = y + bias[g];
         if (kResidual) y = y + (rest >= 32 ? F::load(residual + lane) : F::load_part(residual + lane, rest - lane));

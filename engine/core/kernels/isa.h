@@ -41,7 +41,8 @@ struct Epilogue {
   const float* shift_out = nullptr;
   float* output = nullptr;  // [pixels][output_stride], or null where only signs are read
   int channels = 0;
-  int output_stride = 0;  // more than `channels` where the output is a slice of a concatenation
+  int acc_stride = kBlock;  // from a pixel's accumulators to the next one's
+  int output_stride = 0;    // more than `channels` where the output is a slice of a concatenation
   int sign_outputs = 0;
   SignOutput signs[kMaxSignOutputs];
 };
@@ -91,7 +92,8 @@ struct GemmLayer {
 
 struct Isa {
   const char* name;
-  // Applies `e` to accumulators [pixel_count][kBlock] of the channels from `channel` on.
+  // Applies `e` to accumulators [pixel_count][e.acc_stride] of the channels from `channel` on. It may read whole
+  // vectors of 32 channels behind the last one.
   void (*epilogue)(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel,
                    int channel_count);
   // Pair codes of `count` nibbles: codes[i] = nibble i of first * 16 + nibble i of second * 512. A null pointer is a

@@ -1,5 +1,5 @@
 // Plain C++: works everywhere, and is what the other instruction sets are checked against. It has no look-up: a machine
-// without a byte shuffle is served better by xor and popcount (binary_conv.cpp).
+// without a byte shuffle is served better by xor and popcount (binary_conv_words.cpp).
 #include "gemm.h"
 
 namespace nasb {
