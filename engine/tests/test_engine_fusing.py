@@ -1,0 +1,102 @@
+"""Fusing changes no value: graphs that were wrong once, fused and with every inner tensor kept; what the plan refuses."""
+
+import os
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from nasb_engine import EngineError, Session
+from tiny_models import Builder
+
+
+def residual_in_front_of_pooling() -> ModelProto:
+    b = Builder(1)
+    added = b.node("Add", b.conv("images", 3, 16), b.conv("images", 3, 16))
+    return b.model(b.head(b.node("MaxPool", added, kernel_shape=[2, 2], strides=[2, 2]), 16))
+
+
+def ragged_parts_of_a_concatenation() -> ModelProto:
+    b = Builder(2)
+    x = b.conv("images", 3, 16)
+    first = b.node("Relu", b.conv(x, 16, 32))
+    second = b.node("Relu", b.conv(x, 16, 8, group=2))
+    joined = b.node("PRelu", b.node("Concat", first, second, axis=1), b.reals(40, 1, 1))
+    y = b.binary_conv(b.binarize(joined, 40), 40, 40)
+    return b.model(b.head(b.node("Add", y, joined), 40))
+
+
+def parts_written_where_they_belong() -> ModelProto:
+    b = Builder(3)
+    x = b.conv("images", 3, 32)
+    signs = b.binarize(x, 32)
+    parts = [b.node("Add", b.binary_conv(signs, 32, 32, 1), x) for _ in range(2)]
+    joined = b.node("Concat", *parts, axis=1)
+    y = b.node("Add", b.node("PRelu", b.node("Add", joined, b.reals(64, 1, 1)), b.reals(64, 1, 1)), b.reals(64, 1, 1))
+    z = b.binary_conv(b.binarize(y, 64), 64, 64)
+    return b.model(b.head(b.node("Add", z, y), 64))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "make", [residual_in_front_of_pooling, ragged_parts_of_a_concatenation, parts_written_where_they_belong]
+)
+def test_fused_equals_one_layer_after_the_other(make, threads):
+    model = make()
+    session = Session(model.SerializeToString(), threads=threads)
+    images = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    names = [node.output[0] for node in model.graph.node]
+    kept = session.run(images, outputs=names)
+    np.testing.assert_array_equal(session.run(images), kept[names[-1]])
+
+
+def test_an_image_too_large_is_refused():
+    b = Builder()
+    model = b.model(b.head(b.node("Relu", "images"), 3), (3, 20000, 20000))
+    with pytest.raises(EngineError, match=r'input "images": .* 20000'):
+        Session(model.SerializeToString())
+
+
+def test_a_pooling_window_without_a_pixel_is_refused():
+    b = Builder()
+    pooled = b.node("MaxPool", "images", kernel_shape=[2, 2], dilations=[3, 3], pads=[1, 1, 2, 2])
+    with pytest.raises(EngineError, match="outside of the image"):
+        Session(b.model(b.head(pooled, 3), (3, 1, 1)).SerializeToString())
+
+
+def test_operators_of_another_time_are_refused():
+    b = Builder()
+    model = b.model(b.head(b.node("Relu", "images"), 3))
+    model.opset_import[0].version = 6
+    with pytest.raises(EngineError, match="opset 6"):
+        Session(model.SerializeToString())
+
+
+def test_shared_weights_cannot_ask_for_any_amount_of_memory():
+    b = Builder()
+    weights = b.reals(1000, 1000, 1, 1)
+    x = b.conv("images", 3, 1000)
+    for _ in range(200):
+        x = b.node("Conv", x, weights)
+    with pytest.raises(EngineError, match="MB in memory"):
+        Session(b.model(b.head(x, 1000)).SerializeToString())
+
+
+@pytest.mark.parametrize("threads", [-1, 257])
+def test_threads_out_of_range_are_refused(threads):
+    with pytest.raises((EngineError, ValueError), match="threads"):
+        Session(residual_in_front_of_pooling().SerializeToString(), threads=threads)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_process_computes_the_same_and_ends():
+    session = Session(residual_in_front_of_pooling().SerializeToString(), threads=2)
+    images = np.ones((1, 3, 8, 8), np.float32)
+    expected = session.run(images)
+    child = os.fork()
+    if child == 0:
+        same = np.array_equal(session.run(images), expected)
+        del session
+        os._exit(0 if same else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
