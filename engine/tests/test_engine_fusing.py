@@ -1,4 +1,4 @@
-"""Fusing changes no value: graphs that were wrong once, fused and with every inner tensor kept; refusals of the plan."""
+"""Fusing changes no value: graphs that were wrong once, fused and with all inner tensors kept; refusals of the plan."""
 
 import os
 
