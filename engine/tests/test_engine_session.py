@@ -206,6 +206,26 @@ def test_accumulators_are_whole_numbers(session: nasb_engine.Session, x_NCHW: np
         assert np.abs(values).max() <= 8 * 9
 
 
+@pytest.mark.parametrize("behind", ["PRelu", "Relu", ""])
+@pytest.mark.parametrize("kind", ["grouped", "shortcut first", "shortcut second", "real"])
+def test_joined_parts_equal_those_computed_one_by_one(kind: str, behind: str) -> None:
+    """Parts of a concatenation may be written in place: all of them or none, whatever is fused into their steps."""
+    b = Builder(1)
+    x = b.conv("images", 3, 12)
+    signs = b.binarize(x, 12)
+    part = b.conv(x, 12, 12, group=4) if kind == "real" else b.binary_conv(signs, 12, 12, group=4)
+    if kind != "grouped":
+        part = b.node("Add", *((part, x) if kind == "shortcut second" else (x, part)))
+    y = b.node("Concat", part, b.binary_conv(signs, 12, 8), axis=1)
+    if behind:
+        y = b.node(behind, y, *([b.reals(20, 1, 1)] if behind == "PRelu" else []))
+    session = session_of(b.model(b.head(y, 20)), threads=1)
+    images = np.random.default_rng(5).standard_normal((2, 3, 8, 8), np.float32)
+    names = [name for name in session.tensor_names if not name.endswith(":accumulators")]
+    apart = session.run(images, outputs=names)  # every tensor is kept, so nothing is fused
+    np.testing.assert_allclose(session.run(images), apart[names[-1]], rtol=1e-5, atol=1e-5)
+
+
 def test_many_threads_give_the_same_results() -> None:
     session = session_of(binary_zoo(), threads=2)
     random = np.random.default_rng(3)
