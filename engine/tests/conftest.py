@@ -6,17 +6,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-ROOT = Path(__file__).resolve().parents[2]
+from engine_places import MISSING, ROOT, Engine
 
 # Where the engine could not be built, test_engine_installed.py alone is left, and skips with the reason.
-MISSING = [name for name in ("nasb_engine", "onnx") if find_spec(name) is None]
 collect_ignore_glob = [path.name for path in Path(__file__).parent.glob("test_*.py") if "installed" not in path.name]
 if not MISSING:
     collect_ignore_glob = []
@@ -77,9 +75,6 @@ def model_file(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
-
-
-Engine = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture

@@ -135,6 +135,15 @@ def binary_conv(net: Network) -> None:
     )
 
 
+def _sees_nothing(a: dict[str, Any], shape: Shape, size: tuple[int, int], axis: int) -> bool:
+    """Whether a window of pooling lies outside of the image."""
+    starts = (position * a["strides"][axis] - a["pads"][axis] for position in range(size[axis]))
+    reach = a["kernel_shape"][axis] * a["dilations"][axis]
+    return any(
+        not any(0 <= start + tap < shape[1 + axis] for tap in range(0, reach, a["dilations"][axis])) for start in starts
+    )
+
+
 def pool(net: Network) -> None:
     x, shape = net.value()
     kind = net.pick("MaxPool", "AveragePool", "GlobalAveragePool")
@@ -142,6 +151,9 @@ def pool(net: Network) -> None:
         net.node(kind, x, shape=(shape[0], 1, 1))
         return
     attributes, size = window(net, shape, (2, 3))
+    if any(_sees_nothing(attributes, shape, size, axis) for axis in range(2)):  # which is refused
+        attributes |= {"kernel_shape": [1, 1], "dilations": [1, 1], "pads": [0] * 4}
+        size = tuple((shape[1 + a] - 1) // attributes["strides"][a] + 1 for a in range(2))
     if kind == "AveragePool":
         kernel, pads, strides = attributes["kernel_shape"], attributes["pads"], attributes["strides"]
         size = tuple(

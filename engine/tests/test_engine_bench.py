@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import Engine
+from engine_places import Engine
 from nasb_engine import EngineError
 from nasb_engine.bench import bench, compare, describe, spread
 from tiny_models import Builder

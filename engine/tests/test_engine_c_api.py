@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import nasb_engine
-from conftest import ROOT
+from engine_places import ROOT
 
 OK, FILE, UNSUPPORTED, ARGUMENT = 0, 1, 2, 3
 HEADER = ROOT / "engine/include/nasb.h"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import nasb_engine
-from conftest import Engine
+from engine_places import Engine
 from nasb_engine.evaluation import _ranks, evaluate, softmax
 from tiny_models import CLASSES
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conftest import MISSING
+from engine_places import MISSING
 
 
 def test_engine_is_installed() -> None:
