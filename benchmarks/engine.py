@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -251,14 +251,19 @@ def burn() -> "subprocess.Popen[bytes]":
 
 
 def threads(table: Table) -> None:
-    """Two threads against one, on a quiet machine; then with every core busy."""
-    best = usable()[0]
-    cases: dict[str, tuple[Callable[[int], peers.Turn], str]] = {}
+    """Two threads against one, on a quiet machine; then with every core busy.
+
+    The layers stand in a chain of eight, as in a network: before a single one, the second thread would be asleep.
+    """
+    kernel = usable()[0]
     for channels, size in LAYERS[:2]:
         signs = np.random.default_rng(0).integers(0, 2, (channels, 9, channels), np.uint8)
-        model = peers.binary_conv(signs, size)
-        cases[f"3x3 {channels} @{size}"] = (lambda n, model=model: peers.engine_steps(model, "", n)), best
-    for what, (make, kernel) in cases.items():
+        model = peers.binary_conv(signs, size, chained=8)
+        what = f"8 x (3x3 {channels} @{size} + x)"
+
+        def make(number: int, model: bytes = model) -> peers.Turn:
+            return peers.engine_steps(model, "", number)
+
         times = table.interleave({"two": make(2), "one": make(1)})
         table.add("threads", what, kernel, "one thread", times["two"], times["one"], 2)
         two = make(2)

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -231,16 +232,19 @@ def conv_int8(channels: int, size: int) -> bytes:
     return one_node(nodes, (channels, size, size), (channels, size, size), constants)
 
 
-def binary_conv(signs_OHWI: npt.NDArray[np.uint8], size: int) -> bytes:  # noqa: N803
-    """Binarize and BinaryConv2d 3x3, border 0."""
+def binary_conv(signs_OHWI: npt.NDArray[np.uint8], size: int, chained: int = 0) -> bytes:  # noqa: N803
+    """Binarize and BinaryConv2d 3x3, border 0; with `chained`, so many in turn, each with a shortcut around it."""
     channels = len(signs_OHWI)
     attributes = {"strides": [1, 1], "dilations": [1, 1], "pads": [1] * 4, "group": 1, "channels": channels}
-    nodes = [
-        helper.make_node("Binarize", ["x", "t"], ["s"], "sign", domain="nasb"),
-        helper.make_node(
-            "BinaryConv2d", ["s", "w", "c", "c"], ["y"], "conv", domain="nasb", pad_value=0.0, **attributes
-        ),
-    ]
+    attributes |= {"domain": "nasb", "pad_value": 0.0}
+    names = ["x", *(f"x{number}" for number in range(1, chained)), "y"]
+    nodes = []
+    for x, y in pairwise(names):
+        sums = f"{y}_sums" if chained else y
+        nodes.append(helper.make_node("Binarize", [x, "t"], [f"{y}_signs"], f"{y}_signs", domain="nasb"))
+        nodes.append(helper.make_node("BinaryConv2d", [f"{y}_signs", "w", "c", "c"], [sums], sums, **attributes))
+        if chained:
+            nodes.append(helper.make_node("Add", [sums, x], [y], y))
     constants = {
         "t": np.zeros(1, np.float32),
         "w": np.packbits(signs_OHWI.reshape(channels, 3, 3, channels), axis=-1, bitorder="little"),
