@@ -2,6 +2,7 @@
 
 For a host ``resnet18`` there are three names: ``resnet18`` (the real network), ``bireal_resnet18`` (hand-made binary:
 every edge "none") and ``nasb_resnet18`` (derived from an architecture, or, without one, the searchable network).
+Binary networks that others made by hand, and that are no conversion of a host, have one name each (nasb.networks.rivals).
 """
 
 import inspect
@@ -37,6 +38,7 @@ class Host:
 
 
 HOSTS: Registry[Host] = Registry("host network")
+RIVALS: Registry[Host] = Registry("hand-made binary network")
 
 
 def register_host(
@@ -65,17 +67,35 @@ def register_host(
     return enter
 
 
+def register_rival(
+    name: str, *, input_shape: tuple[int, int, int], num_classes: int
+) -> Callable[[Callable[..., "nn.Module"]], Callable[..., "nn.Module"]]:
+    """Return a decorator that registers a hand-made binary network; the decorated function as in `register_host`."""
+
+    def enter(build: Callable[..., "nn.Module"]) -> Callable[..., "nn.Module"]:
+        description = (build.__doc__ or name).strip().splitlines()[0]
+        RIVALS.register(name)(
+            Host(build=build, input_shape=input_shape, num_classes=num_classes, description=description)
+        )
+        return build
+
+    return enter
+
+
 def list_networks(pattern: str = "*") -> list[str]:
     """Return the registered names that match a shell wildcard, e.g. ``"bireal_*"``."""
     import fnmatch
 
     _register_own_hosts()
-    names = [prefix + host for host in HOSTS for prefix in ("", HAND_MADE, SEARCHED)]
+    names = [*RIVALS, *(prefix + host for host in HOSTS for prefix in ("", HAND_MADE, SEARCHED))]
     return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern))
 
 
 def describe_network(name: str) -> str:
     """Return one line on a registered network."""
+    _register_own_hosts()
+    if name in RIVALS:
+        return RIVALS[name].description
     prefix, host = _split(name)
     description = HOSTS[host].description.rstrip(".")
     if prefix == HAND_MADE:
@@ -94,12 +114,14 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _register_own_hosts() -> None:
-    import nasb.networks.hosts  # noqa: F401 - registers on import
+    import nasb.networks.hosts
+    import nasb.networks.rivals  # noqa: F401 - both register on import
 
 
 def host_defaults(name: str) -> tuple[tuple[int, int, int], int]:
     """Return (input shape, number of classes) that a registered network is made for by default."""
-    host = HOSTS[_split(name)[1]]
+    _register_own_hosts()
+    host = RIVALS[name] if name in RIVALS else HOSTS[_split(name)[1]]
     return host.input_shape, host.num_classes
 
 
@@ -116,7 +138,12 @@ def create_host(
         UserError: the name or an option is unknown, or an option's value is refused.
     """
     _register_own_hosts()
-    host = HOSTS[name]
+    return _build(name, HOSTS[name], num_classes, in_channels, options)
+
+
+def _build(
+    name: str, host: Host, num_classes: int | None, in_channels: int | None, options: Mapping[str, Any] | None
+) -> "nn.Module":
     options = dict(options or {})
     for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if value is not None and value < 1:
@@ -158,9 +185,15 @@ def create_network(
     """
     from nasb.networks.convert import convert
 
-    prefix, host_name = _split(name)
     if input_shape is not None:
         input_shape = (input_shape[0], input_shape[1], input_shape[2])
+    _register_own_hosts()
+    if name in RIVALS:
+        if architecture is not None:
+            raise UserError(f"{name}: an architecture is for {SEARCHED}... networks")
+        channels = None if input_shape is None else input_shape[0]
+        return _build(name, RIVALS[name], num_classes, channels, options)
+    prefix, host_name = _split(name)
     shape = input_shape or HOSTS[host_name].input_shape
     cell_keys = [field.name for field in fields(CellConfig)]
     cell_options = {key: value for key, value in options.items() if key in cell_keys}
