@@ -2,7 +2,8 @@
 
 For a host ``resnet18`` there are three names: ``resnet18`` (the real network), ``bireal_resnet18`` (hand-made binary:
 every edge "none") and ``nasb_resnet18`` (derived from an architecture, or, without one, the searchable network).
-Binary networks that others made by hand, and that are no conversion of a host, have one name each (nasb.networks.rivals).
+Binary networks that others made by hand, and that are no conversion of a host, have one name each
+(nasb.networks.rivals).
 """
 
 import inspect
