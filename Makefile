@@ -46,8 +46,9 @@ quickstart: setup
 	@if test -x $(BIN)/nasb-engine; then $(BIN)/nasb bench runs/quickstart/model.onnx --against torch; \
 		else echo "the engine is not installed (make setup says why): model.onnx runs in any ONNX runtime"; fi
 
+# As many processes as cores, one thread of torch each; a file's tests stay together, and with them what they share.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """What the engine's tests share: builds without Python, tiny models, the command line in a process without torch."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -36,9 +37,12 @@ def build(name: str) -> Path:
     """Return the folder of a build of engine/build.sh; skip where a tool is missing, fail where it does not build."""
     beside = Path(sys.executable).parent  # cmake and ninja of the development environment
     environment = os.environ | {"PATH": f"{beside}{os.pathsep}{os.environ.get('PATH', '')}"}
-    done = subprocess.run(
-        [ROOT / "engine/build.sh", name], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    (ROOT / "build").mkdir(exist_ok=True)
+    with (ROOT / "build" / f".engine-{name}.lock").open("w") as lock:  # tests run in several processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [ROOT / "engine/build.sh", name], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
     if done.returncode == 3:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
