@@ -101,9 +101,13 @@ def test_each_strategy_searches(tiny: Path, tmp_path: Path, strategy: str) -> No
 
 def test_hand_made_and_given_architectures_need_no_search(tiny: Path, tmp_path: Path, finished: Path) -> None:
     flags = ["--config", tiny, "--pretrain.epochs", "0", "--finetune.epochs", "1", "--checkpoint_minutes", "60"]
-    assert run("run", *flags, "--architecture", "backbone", "--out", tmp_path / "a") == 0
+    sealed = ["--evaluate_test", "false"]
+    assert run("run", *flags, *sealed, "--architecture", "backbone", "--out", tmp_path / "a") == 0
     assert not any(nasb.Architecture.load(tmp_path / "a" / "architecture.json").cells.values())
-    assert json.loads((tmp_path / "a" / "summary.json").read_text())["ops_ratio"] == 1.0
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert summary["ops_ratio"] == 1.0
+    assert summary["test_top1"] is None
+    assert summary["validation_top1"] is not None
     given = finished / "architecture.json"
     assert run("run", *flags, "--architecture", given, "--out", tmp_path / "b") == 0
     assert (tmp_path / "b" / "architecture.json").read_bytes() == given.read_bytes()

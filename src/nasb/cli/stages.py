@@ -53,7 +53,7 @@ def _run(command: str, description: str, arguments: Sequence[str], stage: str | 
 def _print_summary(summary: dict[str, object], out: str) -> None:
     def percent(key: str) -> str:
         value = summary[key]
-        return f"{value:.2f}%" if isinstance(value, float) else "no images"
+        return f"{value:.2f}%" if isinstance(value, float) else "not evaluated"
 
     predicted = f"; {summary['predicted_ms']:.4g} ms predicted" if "predicted_ms" in summary else ""
     print(

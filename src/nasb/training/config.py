@@ -172,6 +172,9 @@ class RunConfig:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    evaluate_test: bool = True
+    """Evaluate the finished network on the test images too; false leaves them to `nasb evaluate`, for comparisons in
+    which everything is chosen on validation images."""
     resume: str = "auto"
     """auto: go on where the run directory stands; never: refuse a directory that holds a run."""
     checkpoint_minutes: float = 10.0
@@ -199,6 +202,7 @@ def _plain(value: Any) -> Any:
 MAY_CHANGE = (
     "resume",
     "checkpoint_minutes",
+    "evaluate_test",
     "hardware",
     "plugin",
     "search.latency_table",  # its content is compared with the run's copy

@@ -295,7 +295,7 @@ class Pipeline:
         self.run.finish_stage(name, seconds)
 
     def summarize(self) -> dict[str, Any]:
-        """Evaluate the finished network on validation and test images, and write summary.json.
+        """Evaluate the finished network on validation and (unless the config says no) test images; write summary.json.
 
         Raises:
             UserError: the run has no finished finetune.
@@ -303,9 +303,10 @@ class Pipeline:
         model = load_model(self.run / "model.safetensors", host=self._host())
         architecture, shape = model.architecture, self.data.input_shape
         network = self.fabric.to_device(model.network).to(memory_format=torch.channels_last)
+        asked = {"validation": True, "test": self.config.evaluate_test}
         results = {
-            part: evaluate(network, self.data, part, self.fabric) if self.data.size(part) else None
-            for part in ("validation", "test")
+            part: evaluate(network, self.data, part, self.fabric) if wanted and self.data.size(part) else None
+            for part, wanted in asked.items()
         }
         cost = count(network, shape)
         backbone = count(convert(self._host(), shape, cell=architecture.cell), shape)
