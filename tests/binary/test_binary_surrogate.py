@@ -9,13 +9,17 @@ import torch.nn.functional as F
 from nasb.binary import SURROGATES, binarize, sign
 from nasb.errors import UserError
 
-POINTS = (-1e30, -7.3, -1.5, -1.0 - 2**-23, -1.0, -0.75, -0.5, -1e-40, -0.0, 0.0, 1e-40, 0.5, 0.75, 1.0, 1.5, 7.3, 1e30)
+POINTS = (
+    *(-1e30, -7.3, -1.5, -1.25 - 2**-22, -1.25, -1.0 - 2**-23, -1.0, -0.75, -0.5, -1e-40, -0.0, 0.0, 1e-40, 0.5, 0.75),
+    *(1.0, 1.25, 1.25 + 2**-22, 1.5, 7.3, 1e30),
+)
 TINY = 2.0**-149  # the smallest denormal of fp32
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 # Written anew, in Python's own floats.
 FORMULAS = {
     "clipped_identity": lambda z, t: 1.0 if abs(z) <= 1 else 0.0,
+    "wide_clipped_identity": lambda z, t: 1.0 if abs(z) <= 1.25 else 0.0,
     "polynomial": lambda z, t: max(0.0, 2 - 2 * abs(z)),
     "tanh_annealed": lambda z, t: max(1 / t, 1.0) * t * (1 - math.tanh(t * z) ** 2),
     "identity": lambda z, t: 1.0,

@@ -1,14 +1,18 @@
 """sign and its surrogate gradients, weight scaling, and the binary layers."""
 
-from nasb.binary.layers import Binarize, BinaryConv2d, BinaryLinear, RPReLU, set_phase, set_sharpness
+from nasb.binary.layers import Binarize, BinaryConv2d, BinaryLinear, RPReLU, after_step, set_phase, set_sharpness
 from nasb.binary.surrogate import SURROGATES, binarize, sign
+from nasb.binary.weight_forms import LibraConv2d, XnorConv2d
 
 __all__ = [
     "SURROGATES",
     "Binarize",
     "BinaryConv2d",
     "BinaryLinear",
+    "LibraConv2d",
     "RPReLU",
+    "XnorConv2d",
+    "after_step",
     "binarize",
     "set_phase",
     "set_sharpness",

@@ -6,7 +6,7 @@ scale never enters before the sum. Each layer also has a real phase for pretrain
 activations).
 """
 
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +86,7 @@ class BinaryConv2d(nn.Conv2d):
     """Convolution of an already binarized input with the signs of its weights.
 
     ``y = scale * conv(b, sign(w)) + bias``; gradient of ``sign(w)`` by a surrogate (clipped identity: Bi-Real Net's
-    code).
+    code). Other published forms of the weights are subclasses (nasb.binary.weight_forms).
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in `torch.nn.Conv2d`.
@@ -94,10 +94,12 @@ class BinaryConv2d(nn.Conv2d):
         scale: ``mean`` (mean \\|w\\| per output channel, detached: XNOR-Net, Bi-Real Net), ``learned`` (one parameter
             per output channel, started at the mean) or ``none``.
         surrogate: of the weights' sign.
+        limit: clip the weights to [-limit, limit] after each step of the optimizer (BNN: 1), so that none goes where
+            its surrogate gradient is 0; None: no clipping.
 
     Raises:
-        UserError: unknown `scale` or `surrogate`, a `pad_value` other than -1, 0, 1, or channels that `groups` does not
-            divide.
+        UserError: unknown `scale` or `surrogate`, a `pad_value` other than -1, 0, 1, channels that `groups` does not
+            divide, or a `limit` that is not above 0.
 
     Source: Rastegari et al., XNOR-Net, ECCV 2016, arXiv 1603.05279; Liu et al., Bi-Real Net, arXiv 1808.00278.
     """
@@ -116,6 +118,7 @@ class BinaryConv2d(nn.Conv2d):
         pad_value: Literal[-1, 0, 1] = 0,
         scale: str = "mean",
         surrogate: str = "clipped_identity",
+        limit: float | None = None,
     ) -> None:
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise UserError(
@@ -128,15 +131,32 @@ class BinaryConv2d(nn.Conv2d):
             raise UserError(f"BinaryConv2d: pad_value is {pad_value}; accepted: -1, 0, 1")
         if surrogate not in SURROGATES:
             raise UserError(unknown_name("surrogate gradient", surrogate, SURROGATES))
-        self.pad_value, self.scale_kind, self.surrogate = pad_value, scale, surrogate
+        if limit is not None and not limit > 0:
+            raise UserError(f"BinaryConv2d: limit is {limit}; it must be above 0")
+        self.pad_value, self.scale_kind, self.surrogate, self.limit = pad_value, scale, surrogate, limit
+        self.sharpness = 1.0
         self.phase: str = "binary"
         self.learned_scale = nn.Parameter(_mean_scale(self.weight)) if scale == "learned" else None
+
+    def real_weight(self) -> Tensor:
+        """Return what is binarized, [C_out, C_in / groups, kH, kW]; the weights themselves in the phase ``real``."""
+        return self.weight
+
+    def signs(self) -> Tensor:
+        """Return the binary weights, -1 / +1 [C_out, C_in / groups, kH, kW], with their surrogate gradient."""
+        return binarize(self.real_weight(), surrogate=self.surrogate, sharpness=self.sharpness)
 
     def weight_scale(self) -> Tensor | None:
         """Return the scale [C_out], or None for ``scale="none"``."""
         if self.scale_kind == "none":
             return None
         return _mean_scale(self.weight) if self.learned_scale is None else self.learned_scale
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Clip the weights to the limit, if there is one."""
+        if self.limit is not None:
+            self.weight.clamp_(-self.limit, self.limit)
 
     @torch.no_grad()
     def take_weight(self, weight: Tensor) -> None:
@@ -148,7 +168,7 @@ class BinaryConv2d(nn.Conv2d):
     def accumulate(self, b_NCHW: Tensor, weight: Tensor | None = None) -> Tensor:  # noqa: N803
         """Return the accumulators [N, C_out, H', W']: exact integers in fp32 if the input is -1 / +1."""
         if weight is None:
-            weight = binarize(self.weight, surrogate=self.surrogate)
+            weight = self.signs()
         padding = self.padding
         if self.pad_value and any(self._reversed_padding_repeated_twice):
             b_NCHW = F.pad(b_NCHW, self._reversed_padding_repeated_twice, value=float(self.pad_value))
@@ -163,7 +183,7 @@ class BinaryConv2d(nn.Conv2d):
     def forward(self, b_NCHW: Tensor) -> Tensor:  # noqa: N803
         """Map -1 / +1 [N, C_in, H, W] to real [N, C_out, H', W']."""
         if self.phase == "real":
-            y = self.accumulate(b_NCHW, self.weight)
+            y = self.accumulate(b_NCHW, self.real_weight())
         else:
             y = self.accumulate(b_NCHW)
             scale = self.weight_scale()
@@ -277,7 +297,7 @@ def set_phase(module: nn.Module, *, weights: str, activations: str) -> None:
 
 
 def set_sharpness(module: nn.Module, sharpness: float) -> None:
-    """Set what the ``tanh_annealed`` surrogates of a network's activations read (IR-Net: once per epoch).
+    """Set what the ``tanh_annealed`` surrogates of activations and weights read (IR-Net: once per epoch).
 
     Raises:
         UserError: it is not above 0.
@@ -285,5 +305,20 @@ def set_sharpness(module: nn.Module, sharpness: float) -> None:
     if not sharpness > 0:
         raise UserError(f"sharpness is {sharpness}; it must be above 0")
     for layer in module.modules():
-        if isinstance(layer, Binarize):
+        if isinstance(layer, Binarize | BinaryConv2d):
             layer.sharpness = sharpness
+
+
+@runtime_checkable
+class SteppedLayer(Protocol):
+    """A layer that has something to do after each step of the optimizer, such as clipping its weights."""
+
+    def after_step(self) -> None:
+        """Do it, without gradients."""
+
+
+def after_step(module: nn.Module) -> None:
+    """Let every layer of a network do what it has to do after a step of the optimizer."""
+    for layer in module.modules():
+        if isinstance(layer, SteppedLayer):
+            layer.after_step()

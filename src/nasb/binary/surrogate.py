@@ -26,6 +26,12 @@ def clipped_identity(z: Tensor, sharpness: float = 1.0) -> Tensor:
     return (z.abs() <= 1).to(z.dtype)
 
 
+@SURROGATES.register("wide_clipped_identity")
+def wide_clipped_identity(z: Tensor, sharpness: float = 1.0) -> Tensor:
+    """Return ``1`` where ``|z| <= 1.25``, else ``0``. Source: QuickNet, as in Larq Zoo (arXiv 2011.09398)."""
+    return (z.abs() <= 1.25).to(z.dtype)
+
+
 @SURROGATES.register("polynomial")
 def polynomial(z: Tensor, sharpness: float = 1.0) -> Tensor:
     """Return ``max(0, 2 - 2|z|)``. Source: Liu et al., Bi-Real Net, ECCV 2018, arXiv 1808.00278."""

@@ -40,6 +40,8 @@ def draw_architecture(
     if path.suffix.lower() not in FORMATS:
         raise UserError(f'{path}: a drawing ends in {" or ".join(FORMATS)}, not in "{path.suffix}"')
     architecture = Architecture.from_dict(architecture.to_dict())  # refuses what no file could hold; drops "none"
+    if not architecture.cells:
+        raise UserError(f"{architecture.host}: has no cells, so there is nothing to draw")
     if cell is not None and cell not in architecture.cells:
         raise UserError(f"{architecture.host}: {unknown_name('cell', cell, architecture.cells)}")
 

@@ -148,10 +148,12 @@ def plan_command(arguments: Sequence[str]) -> None:
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
     _load_plugin(values.plugin)
-    from nasb.networks import host_defaults
+    from nasb.networks import host_defaults, is_rival
     from nasb.networks.plan import plan_of
 
     host_defaults(values.host)  # raises for an unknown name
+    if is_rival(values.host):
+        raise UserError(f"{values.host}: is a hand-made binary network; nothing of it is converted")
     network, _ = build_target(f"bireal_{values.host}", values.input_size, values.option, None)
     plan = plan_of(network)
     print(json.dumps([vars(row) for row in plan.rows], indent=1) if values.json else str(plan))
@@ -176,9 +178,11 @@ def draw_command(arguments: Sequence[str]) -> None:
 def _registered_architecture(name: str) -> "Architecture":
     """Return the hand-made architecture of a registered name, so that it can be drawn."""
     from nasb.cells.architecture import Architecture
-    from nasb.networks import create_network, host_defaults
+    from nasb.networks import create_network, host_defaults, is_rival
     from nasb.networks.plan import plan_of
 
+    if is_rival(name):
+        raise UserError(f"{name}: is a hand-made binary network without cells, so there is nothing to draw")
     host = name.removeprefix("bireal_").removeprefix("nasb_")
     shape, num_classes = host_defaults(name)
     plan = plan_of(create_network(f"bireal_{host}"))

@@ -7,6 +7,7 @@ from nasb.networks.registry import (
     create_network,
     describe_network,
     host_defaults,
+    is_rival,
     list_networks,
     register_host,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "create_network",
     "describe_network",
     "host_defaults",
+    "is_rival",
     "list_networks",
     "register_host",
 ]

@@ -96,7 +96,7 @@ def describe_network(name: str) -> str:
     """Return one line on a registered network."""
     _register_own_hosts()
     if name in RIVALS:
-        return RIVALS[name].description
+        return f"{RIVALS[name].description.rstrip('.')}; binary, hand-made"
     prefix, host = _split(name)
     description = HOSTS[host].description.rstrip(".")
     if prefix == HAND_MADE:
@@ -133,13 +133,20 @@ def create_host(
     in_channels: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> "nn.Module":
-    """Build a registered real network.
+    """Build a registered real network, or a hand-made binary one (`is_rival`), as it is: nothing is converted.
 
     Raises:
         UserError: the name or an option is unknown, or an option's value is refused.
     """
     _register_own_hosts()
-    return _build(name, HOSTS[name], num_classes, in_channels, options)
+    found = RIVALS[name] if name in RIVALS else HOSTS[name]
+    return _build(name, found, num_classes, in_channels, options)
+
+
+def is_rival(name: str) -> bool:
+    """Whether a name is that of a hand-made binary network, which is no conversion of a host and has no cells."""
+    _register_own_hosts()
+    return name in RIVALS
 
 
 def _build(
@@ -193,7 +200,7 @@ def create_network(
         if architecture is not None:
             raise UserError(f"{name}: an architecture is for {SEARCHED}... networks")
         channels = None if input_shape is None else input_shape[0]
-        return _build(name, RIVALS[name], num_classes, channels, options)
+        return create_host(name, num_classes=num_classes, in_channels=channels, options=options)
     prefix, host_name = _split(name)
     shape = input_shape or HOSTS[host_name].input_shape
     cell_keys = [field.name for field in fields(CellConfig)]
@@ -236,7 +243,7 @@ def _from_architecture(
 
 
 def build_architecture(architecture: Architecture, host: "nn.Module | None" = None) -> "nn.Module":
-    """Build the derived network of an architecture; see `Architecture.build`."""
+    """Build the derived network of an architecture; see `Architecture.build`. A hand-made one is not converted."""
     from nasb.networks.convert import convert
 
     if host is None:
@@ -247,5 +254,11 @@ def build_architecture(architecture: Architecture, host: "nn.Module | None" = No
             in_channels=architecture.input_shape[0],
             options=architecture.options,
         )
+    if is_rival(architecture.host):
+        if architecture.cells:
+            raise UserError(
+                f"{architecture.host}: is a hand-made binary network without cells; the architecture has some"
+            )
+        return host
     # The host's conversion was checked when the architecture was made.
     return convert(host, architecture.input_shape, cell=architecture.cell, cells=architecture.cells, check=False)

@@ -14,7 +14,7 @@ from nasb.search.config import SearchConfig
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "linear", "constant")
-ACTIVATION_PHASES = ("hardtanh", "tanh")
+ACTIVATION_PHASES = ("hardtanh", "tanh", "sign")
 UNNAMED_TEACHERS = ("auto", "none")
 PRECISIONS = ("32-true", "bf16-mixed")
 Scalar = int | float | str | bool
@@ -25,7 +25,7 @@ class NetworkConfig:
     """The real CNN that is converted."""
 
     host: str = "resnet20"
-    """Registered host network: `nasb list networks`."""
+    """Registered host network, or (with architecture: backbone) a hand-made binary one: `nasb list networks`."""
     options: dict[str, Scalar] = field(default_factory=dict)
     """The host's own options, e.g. {width: 16, stem_stride: 2}."""
 
@@ -104,7 +104,7 @@ class PretrainConfig(StageConfig):
     epochs: int = 10
     """Epochs of the stage; 0 leaves the stage out."""
     activations: str = "hardtanh"
-    """What stands in place of sign: hardtanh or tanh."""
+    """What stands in place of sign: hardtanh or tanh; or sign itself (ReActNet: real weights, binary activations)."""
 
     def __post_init__(self) -> None:
         self.validate("pretrain")
@@ -158,7 +158,8 @@ class RunConfig:
     seed: int = 0
     """Every random number of the run follows from it."""
     architecture: str = "search"
-    """search; backbone (no search: the hand-made Bi-Real form of the host); or the path of an architecture.json."""
+    """search; backbone (no search: the hand-made Bi-Real form of the host, or a hand-made network as it is); or the
+    path of an architecture.json."""
     init: str | None = None
     """The host's trained weights (safetensors), from which search and pretraining start."""
     init_partial: bool = False

@@ -11,6 +11,7 @@ from torch import nn
 
 from nasb.binary import set_phase
 from nasb.cells.architecture import Architecture
+from nasb.cells.config import CellConfig
 from nasb.cells.operations import OPERATIONS
 from nasb.cost import Count, count
 from nasb.cost.latency import LatencyTable, network_key
@@ -18,9 +19,9 @@ from nasb.data import ImageData, open_data
 from nasb.errors import UserError
 from nasb.files import write_text
 from nasb.model_file import BINARY, load_model, save_model
-from nasb.networks import create_host
+from nasb.networks import create_host, is_rival
 from nasb.networks.convert import convert
-from nasb.networks.plan import plan_of
+from nasb.networks.plan import Plan, plan_of
 from nasb.plugin import load_plugin
 from nasb.search.cost_model import check_table
 from nasb.search.searcher import checked_budget_ms
@@ -56,13 +57,15 @@ class Pipeline:
         self.fabric: Fabric = create_fabric(config.hardware)
         self.data: ImageData = open_data(config.data, seed=config.seed)
         # Every fault of what the user gave shows before anything is written.
-        backbone = convert(self._host(), self.data.input_shape, cell=config.cell)
-        self.plan = plan_of(backbone)
+        self._check_rival()
+        backbone = self._backbone(config.cell)
+        self.plan: Plan | None = None if is_rival(config.network.host) else plan_of(backbone)
         self.table = self._latency_table(Path(out), backbone)
         self._check_files()
         self.run = RunDirectory(out, config, writes=self.fabric.is_global_zero)
         if self.run.writes:
-            write_text(self.run / "plan.txt", f"{self.plan}\n")
+            if self.plan is not None:
+                write_text(self.run / "plan.txt", f"{self.plan}\n")
             if self.table is not None:
                 write_text(self.run / LATENCY_TABLE, self.table.text)
 
@@ -89,6 +92,26 @@ class Pipeline:
         if self.config.init is None:
             return host, list(host.state_dict())
         return host, load_weights(host, self.config.init, partial=self.config.init_partial)
+
+    def _check_rival(self) -> None:
+        """Refuse what a hand-made binary network has not: a search, a host's weights, milliseconds of operations."""
+        name = self.config.network.host
+        if not is_rival(name):
+            return
+        what = f"network.host: {name} is a hand-made binary network"
+        if self.config.architecture != "backbone":
+            raise UserError(f"{what}: there is nothing to search in it; give architecture: backbone")
+        if self.config.init is not None:
+            raise UserError(f"{what}, which starts from weights of its own; `init` is for hosts that are converted")
+        if self.config.search.latency_table is not None:
+            raise UserError(f"{what}: leave search.latency_table out, which is for networks that are searched")
+
+    def _backbone(self, cell: CellConfig) -> nn.Module:
+        """Return the hand-made network: the converted host with every edge "none"; a rival is one as it is."""
+        host = self._host()
+        if is_rival(self.config.network.host):
+            return host
+        return convert(host, self.data.input_shape, cell=cell)
 
     def _teacher(self, stage: StageConfig) -> nn.Module | None:
         """Return the teacher of a stage: the one that it names; by default the user's CNN, if all of it is trained."""
@@ -150,6 +173,8 @@ class Pipeline:
 
     def describe_network(self) -> str:
         """Return one line: the host, and what becomes of its convolutions."""
+        if self.plan is None:
+            return f"{self.config.network.host}: hand-made, nothing is converted; the options of `cell` are not used"
         cells, real = len(self.plan.becoming("cell")), self.plan.becoming("real")
         where = self.run / "plan.txt"
         return f"{self.config.network.host}: {cells} cells; real stay {', '.join(real)} and the classifier; see {where}"
@@ -215,7 +240,7 @@ class Pipeline:
             options=self.config.network.options,
             num_classes=self.data.num_classes,
             input_shape=self.data.input_shape,
-            cell=self.config.cell,
+            cell=CellConfig() if self.plan is None else self.config.cell,
             cells=cells,
         )
         if self.run.writes:
@@ -230,7 +255,7 @@ class Pipeline:
         kept = self.run / "architecture.json"
         if not kept.exists():
             if self.config.architecture == "backbone":
-                names = plan_of(convert(self._host(), self.data.input_shape, cell=self.config.cell)).becoming("cell")
+                names = [] if self.plan is None else self.plan.becoming("cell")
                 self._keep_architecture(dict.fromkeys(names, ()))
             else:
                 given = Architecture.load(self.config.architecture)
@@ -309,7 +334,7 @@ class Pipeline:
             for part, wanted in asked.items()
         }
         cost = count(network, shape)
-        backbone = count(convert(self._host(), shape, cell=architecture.cell), shape)
+        backbone = count(self._backbone(architecture.cell), shape)
         seconds = {stage: entry["seconds"] for stage, entry in self.run.finished().items()}
         summary = {
             **{f"{part}_top1": None if result is None else result.top1 for part, result in results.items()},

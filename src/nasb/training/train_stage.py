@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasb.binary import set_sharpness
+from nasb.binary import after_step, set_sharpness
 from nasb.data import ImageData
 from nasb.seeding import derive_seed
 from nasb.training.config import StageConfig
@@ -95,6 +95,7 @@ class TrainStage(Stage):
         if self.config.clip_norm:
             self.fabric.clip_gradients(self.model, self.fabric_optimizer, max_norm=self.config.clip_norm)
         self.fabric_optimizer.step()
+        after_step(self.network)
         if self.averaged is not None:
             self.averaged.update_parameters(self.network)
         self.score.add(logits.detach(), target_N, loss.detach())

@@ -1,0 +1,73 @@
+"""XNOR-Net: Rastegari et al., ECCV 2016, arXiv 1603.05279.
+
+    y = conv3x3(sign(BN(conv3x3(sign(BN(x)))))) + shortcut(x)
+
+Weights: `nasb.binary.XnorConv2d` (scale mean|W|, centred and clipped after each step). Activations: sign(x), ``dL/dx =
+dL/dsign * 1[|x| <= 1]`` (in the released code strictly below 1, which differs in single points). The batch norm stands
+before the sign, so there is no ReLU between binary layers. Behind the last block: BN, ReLU, global pooling. First
+layer, 1x1 shortcuts and classifier are real, as published.
+
+Departures: the scale K of the activations (mean |x| over channels, box-filtered) is left out, as in the released
+AlexNet, so that a binary convolution needs no real one beside it. sign(0) is +1 here (docs/contracts.md), 0 in the
+released code.
+"""
+
+from torch import Tensor, nn
+
+from nasb.binary import Binarize, XnorConv2d
+from nasb.networks.hosts import CIFAR, IMAGENET
+from nasb.networks.registry import register_rival
+from nasb.networks.rivals._resnet import BinaryResNet, Unit, cifar_resnet, imagenet_resnet, shortcut
+
+
+class PreActivationBlock(nn.Module):
+    """Two times batch norm, sign, binary convolution; then the shortcut is added."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.binarize1 = Binarize(surrogate="clipped_identity")
+        self.conv1 = XnorConv2d(in_channels, out_channels, 3, stride, 1)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.binarize2 = Binarize(surrogate="clipped_identity")
+        self.conv2 = XnorConv2d(out_channels, out_channels, 3, 1, 1)
+        self.shortcut = shortcut
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:  # noqa: N803
+        """Map [N, C, H, W] to [N, C', H/stride, W/stride]."""
+        y = self.conv1(self.binarize1(self.bn1(x_NCHW)))
+        y = self.conv2(self.binarize2(self.bn2(y)))
+        return y + self.shortcut(x_NCHW)  # type: ignore[no-any-return]
+
+
+def block(kind: str) -> Unit:
+    """Return the builder of XNOR-Net's block, with that kind of shortcut where the shape changes."""
+
+    def unit(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+        return PreActivationBlock(in_channels, out_channels, stride, shortcut(kind, in_channels, out_channels, stride))
+
+    return unit
+
+
+def _before_pool(channels: int) -> nn.Module:
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+
+
+@register_rival("xnor_resnet18", input_shape=IMAGENET, num_classes=1000)
+def xnor_resnet18(num_classes: int, in_channels: int) -> BinaryResNet:
+    """XNOR-Net as ResNet-18 for 224x224 images."""
+    return imagenet_resnet(
+        18, block("strided"), num_classes, in_channels, convs_per_unit=2, activation=nn.ReLU(),
+        before_pool=_before_pool(512),
+    )  # fmt: skip
+
+
+@register_rival("xnor_resnet20", input_shape=CIFAR, num_classes=10)
+def xnor_resnet20(
+    num_classes: int, in_channels: int, width: int = 16, stem_stride: int = 1, shortcut: str = "conv"
+) -> BinaryResNet:
+    """XNOR-Net as ResNet-20 for 32x32 images."""
+    return cifar_resnet(
+        block(shortcut), num_classes, in_channels, width, stem_stride, convs_per_unit=2, activation=nn.ReLU(),
+        before_pool=_before_pool(4 * width),
+    )  # fmt: skip
