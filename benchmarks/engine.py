@@ -3,15 +3,16 @@
     make peers
     build/peers/env/bin/python benchmarks/engine.py [--sections ...] [--note "..."]
 
-For a final run: `--quiet 0.1`, and `--held` as a second one. The column "others" says how much of a core other
-processes had (median of the rounds).
+For a final run: `--quiet 0.1`, and `--held --sections layers networks real` as a second one. The column "others" says
+how much of a core other processes had (median of the rounds).
 
 Each round gives every peer its turn of about `--seconds`, beginning with another one each time; a row holds the median
 and the quartiles of the rounds' ratios, peer over engine: above 1 the engine is faster. Float in and float out
 everywhere: for the engine the sum of its steps (binarization and packing, convolution with scale and bias), channels
 last as between two layers of a network; "Session.run" adds the change from and to channels first. Where the CPU has
-AVX-512, so have the peers. PyTorch can be held to AVX2 (`--held`); ONNX Runtime cannot: it asks the CPU and has no
-option for it.
+AVX-512, so have the peers. With `--held` nobody has: PyTorch, oneDNN, MKL and Larq Compute Engine's ruy are told by
+variables of the environment, ONNX Runtime is a copy made by peers/hold_onnxruntime.py, and the engine has its AVX2
+kernels alone. So it shows what to expect on a CPU with AVX2 only, as far as another CPU can.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peers import hold_onnxruntime
 from peers import runtimes as peers
 from reactnet import random_reactnet
 
@@ -40,7 +42,12 @@ from nasb_engine._kernels import instruction_sets
 from nasb_engine.bench import quantize
 
 ROOT = Path(__file__).parents[1]
-HELD = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+HELD_PACKAGES = ROOT / "build/peers/held"
+HELD = {
+    **{"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    **{"RUY_PATHS": "18", "PYTHONPATH": str(HELD_PACKAGES)},  # 8: plain C++, 10: AVX2 and FMA
+}
+"""What holds the peers to AVX2; read when they are loaded."""
 LAYERS = ((64, 56), (128, 28), (256, 14), (512, 7))
 REAL = {
     "stem 7x7/2 3-64 @224": (3, 64, 7, 224, 2),
@@ -54,7 +61,7 @@ REAL = {
     "3x3 512 @7": (512, 512, 3, 7, 1),
 }
 RUN = "Session.run"
-"""The engine itself, its best kernel, from and to channels first."""
+"""The engine itself, its first kernel, from and to channels first."""
 FIELDS = (
     *("section", "what", "engine_kernel", "peer", "rounds", "engine_ms", "peer_ms", "ratio", "ratio_q1", "ratio_q3"),
     *("threads", "held_to", "note", "others", "cpu", "instruction_sets", "versions", "commit", "date"),
@@ -68,11 +75,13 @@ class Table:
         self.arguments = arguments
         self.seconds: float = arguments.seconds
         self.path = Path(arguments.output)
+        self.kernels = ["avx2"] if arguments.held else usable()
+        self.larq = peers.larq_models()
         commit = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
         )
         self.common = {
-            "held_to": "avx2 (PyTorch)" if arguments.held else "",
+            "held_to": "avx2" if arguments.held else "",
             "note": arguments.note,
             "cpu": cpu_name(),
             "instruction_sets": " ".join(instruction_sets()),
@@ -138,11 +147,11 @@ class Table:
         self.common["others"] = f"{np.median(shares):.2f}"
         return times
 
-    def all(self, section: str, what: str, kernel_names: Sequence[str], times: Mapping[str, Sequence[float]]) -> None:
+    def all(self, section: str, what: str, times: Mapping[str, Sequence[float]]) -> None:
         """Append each engine kernel against each peer."""
-        for kernel in kernel_names:
+        for kernel in self.kernels:
             for peer in times:
-                if peer not in kernel_names and (peer != RUN or kernel == kernel_names[0]):
+                if peer not in self.kernels and (peer != RUN or kernel == self.kernels[0]):
                     self.add(section, what, kernel, peer, times[kernel], times[peer])
 
 
@@ -166,7 +175,6 @@ def usable() -> list[str]:
 
 def layers(table: Table) -> None:
     """3x3 binary convolutions of ResNet-18."""
-    larq = peers.larq_models()
     for channels, size in LAYERS:
         what = f"3x3 {channels} @{size}"
         signs = np.random.default_rng(0).integers(0, 2, (channels, 9, channels), np.uint8)
@@ -174,18 +182,16 @@ def layers(table: Table) -> None:
         image = np.random.default_rng(0).standard_normal((1, channels, size, size), np.float32)
         weight = (1.0 - 2.0 * signs.reshape(channels, 3, 3, channels).transpose(0, 3, 1, 2)).astype(np.float32)
         module = torch.nn.Conv2d(channels, channels, 3, 1, 1)
-        turns: dict[str, peers.Turn] = {kernel: peers.engine_steps(model, kernel) for kernel in usable()}
-        turns[RUN] = peers.engine_run(model, image)
+        turns: dict[str, peers.Turn] = {kernel: peers.engine_steps(model, kernel) for kernel in table.kernels}
+        turns[RUN] = peers.engine_run(model, image, table.kernels[0])
         turns["PyTorch fp32"] = peers.pytorch(module, image)
-        client = None
-        if not table.arguments.held:
-            turns["ONNX Runtime fp32"] = peers.onnx_runtime(peers.conv_fp32(weight, size, 1), image)
-            turns["ONNX Runtime int8"] = peers.onnx_runtime(peers.conv_int8(channels, size), image)
-            turns["popcount AVX2"] = peers.popcount(channels, size, signs)
-            if larq:
-                client = peers.Larq(f"{channels}@{size}")
-                turns["Larq Compute Engine"] = client.turn
-        table.all("3x3 binary", what, usable(), table.interleave(turns))
+        turns["ONNX Runtime fp32"] = peers.onnx_runtime(peers.conv_fp32(weight, size, 1), image)
+        turns["ONNX Runtime int8"] = peers.onnx_runtime(peers.conv_int8(channels, size), image)
+        turns["popcount AVX2"] = peers.popcount(channels, size, signs)
+        client = peers.Larq(f"{channels}@{size}") if table.larq else None
+        if client is not None:
+            turns["Larq Compute Engine"] = client.turn
+        table.all("3x3 binary", what, table.interleave(turns))
         if client is not None:
             client.close()
 
@@ -203,7 +209,6 @@ def networks(table: Table) -> None:
 
     torch.manual_seed(0)
     image = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
-    larq = peers.larq_models()
     with tempfile.TemporaryDirectory(prefix="nasb-bench-") as folder:
         resnet, mobile = create_network("resnet18").eval(), models.mobilenet_v2(weights=None).eval()
         pairs = (
@@ -212,18 +217,16 @@ def networks(table: Table) -> None:
         )
         for name, network, real_name, real in pairs:
             data = Path(export(network, folder, name)).read_bytes()
-            turns: dict[str, peers.Turn] = {kernel: peers.engine_run(data, image, kernel) for kernel in usable()}
+            turns: dict[str, peers.Turn] = {kernel: peers.engine_run(data, image, kernel) for kernel in table.kernels}
             turns[f"{real_name}, PyTorch fp32"] = peers.pytorch(real, image)
-            client = None
-            if not table.arguments.held:
-                path = export(real, folder, real_name)
-                turns[f"{real_name}, ONNX Runtime fp32"] = peers.onnx_runtime(path, image)
-                int8 = quantize(path, f"{folder}/{real_name}-int8.onnx", (3, 224, 224))
-                turns[f"{real_name}, ONNX Runtime int8"] = peers.onnx_runtime(int8, image)
-                if larq and real is resnet:
-                    client = peers.Larq("e18")
-                    turns["BinaryResNetE18, Larq Compute Engine"] = client.turn
-            table.all("network", name, usable(), table.interleave(turns))
+            path = export(real, folder, real_name)
+            turns[f"{real_name}, ONNX Runtime fp32"] = peers.onnx_runtime(path, image)
+            int8 = quantize(path, f"{folder}/{real_name}-int8.onnx", (3, 224, 224))
+            turns[f"{real_name}, ONNX Runtime int8"] = peers.onnx_runtime(int8, image)
+            client = peers.Larq("e18") if table.larq and real is resnet else None
+            if client is not None:
+                turns["BinaryResNetE18, Larq Compute Engine"] = client.turn
+            table.all("network", name, table.interleave(turns))
             if client is not None:
                 client.close()
 
@@ -235,14 +238,14 @@ def real(table: Table) -> None:
         weight = 0.1 * random.standard_normal((outputs, inputs, kernel, kernel), np.float32)
         model = peers.conv_fp32(weight, size, stride)
         image = random.standard_normal((1, inputs, size, size), np.float32)
-        turns = {name: peers.engine_steps(model, name) for name in usable()}
+        turns = {name: peers.engine_steps(model, name) for name in table.kernels}
         node = peers.OnnxRuntimeNode(model, image, "Conv")
         turns["ONNX Runtime fp32"] = peers.onnx_runtime(model, image)
         turns["node"] = node.turn
         times = table.interleave(turns)
         by_turn = node.seconds()
         times["ONNX Runtime fp32, Conv node"] = [by_turn[int(number)] for number in times.pop("node")]
-        table.all("real", what, usable(), times)
+        table.all("real", what, times)
 
 
 def burn() -> "subprocess.Popen[bytes]":
@@ -255,14 +258,14 @@ def threads(table: Table) -> None:
 
     The layers stand in a chain of eight, as in a network: before a single one, the second thread would be asleep.
     """
-    kernel = usable()[0]
+    kernel = table.kernels[0]
     for channels, size in LAYERS[:2]:
         signs = np.random.default_rng(0).integers(0, 2, (channels, 9, channels), np.uint8)
         model = peers.binary_conv(signs, size, chained=8)
         what = f"8 x (3x3 {channels} @{size} + x)"
 
         def make(number: int, model: bytes = model) -> peers.Turn:
-            return peers.engine_steps(model, "", number)
+            return peers.engine_steps(model, kernel, number)
 
         times = table.interleave({"two": make(2), "one": make(1)})
         table.add("threads", what, kernel, "one thread", times["two"], times["one"], 2)
@@ -318,12 +321,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=0.05, help="of a peer's turn in a round")
     parser.add_argument("--quiet", type=float, default=float("inf"), help="see Table.interleave; 0.1 for a final run")
-    parser.add_argument("--held", action="store_true", help="PyTorch held to AVX2; the other peers are left out")
+    parser.add_argument("--held", action="store_true", help="engine and peers without AVX-512")
     parser.add_argument("--note", default="", help="a word on the machine's state, into every row")
     parser.add_argument("--output", default=str(ROOT / "results/engine.csv"), help="rows are appended")
     arguments = parser.parse_args()
     if arguments.held and any(os.environ.get(name) != value for name, value in HELD.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | HELD)  # they are read when torch is loaded
+        hold_onnxruntime.write(HELD_PACKAGES)
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | HELD)
     torch.set_num_threads(1)
     table = Table(arguments)
     for name in arguments.sections:
