@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from deploy_reference import agree, export, steady
 from torch import nn
 
-from nasb.binary import Binarize, BinaryConv2d, BinaryLinear, RPReLU
+from nasb.binary import Binarize, BinaryConv2d, BinaryLinear, LibraConv2d, RPReLU, XnorConv2d
 from nasb.cells.adapt import Adapt, ConvShape
 from nasb.deploy.step import LAYERS, OPERATIONS
 from nasb.errors import UserError
@@ -95,6 +95,8 @@ MODULES = {
     "Hardsigmoid": nn.Hardsigmoid(),
     "Hardswish": nn.Hardswish(),
     "Hardtanh": nn.Hardtanh(-0.3, 0.5),
+    "LibraConv2d": nn.Sequential(Binarize(), LibraConv2d(6, 8, 3, 1, 1), nn.BatchNorm2d(8)),
+    "LibraConv2d: alone": nn.Sequential(Binarize(), LibraConv2d(6, 8, 3, 2, 1, pad_value=1), nn.Hardtanh()),
     "LeakyReLU": nn.LeakyReLU(0.2),
     "Linear": nn.Sequential(nn.Flatten(), nn.Linear(288, 5, bias=False)),
     "MaxPool2d": nn.MaxPool2d(3, 2, 1, dilation=2),
@@ -108,6 +110,7 @@ MODULES = {
     "SiLU": nn.SiLU(),
     "Sigmoid": nn.Sigmoid(),
     "Tanh": nn.Tanh(),
+    "XnorConv2d": nn.Sequential(nn.BatchNorm2d(6), Binarize(), XnorConv2d(6, 8, 3, 1, 1), nn.MaxPool2d(2)),
     "Unflatten": nn.Sequential(nn.Flatten(), nn.Unflatten(1, (12, 6, 4)), nn.ReLU()),
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from nasb.binary import Binarize, BinaryConv2d, BinaryLinear, RPReLU
+from nasb.binary import Binarize, BinaryConv2d, BinaryLinear, LibraConv2d, RPReLU, XnorConv2d
 from nasb.cells.adapt import Adapt
 from nasb.deploy.folding import affine_of_batch_norm, affine_of_layer, double
 from nasb.deploy.functions import BINARIZE, BINARY_CONV, DOMAIN
@@ -37,7 +37,7 @@ def binarize(step: Step) -> str:
     return step.emit(BINARIZE, step.x, bound, domain=DOMAIN)
 
 
-@layer(BinaryConv2d)
+@layer(BinaryConv2d, LibraConv2d, XnorConv2d)
 def binary_conv2d(step: Step) -> str:
     """nasb.BinaryConv2d with the batch norm behind it folded."""
     conv: BinaryConv2d = step.module
@@ -49,7 +49,7 @@ def binary_conv2d(step: Step) -> str:
         "group": conv.groups,
         "pad_value": float(conv.pad_value),
     }
-    return _binary(step, step.x, conv.weight.detach().numpy(), **geometry)
+    return _binary(step, step.x, conv.signs().detach().numpy(), **geometry)
 
 
 @layer(BinaryLinear)

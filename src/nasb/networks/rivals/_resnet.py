@@ -20,6 +20,14 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 SHORTCUTS = ("conv", "strided", "adapt", "subsample")
 
 
+def initialize(network: nn.Module) -> nn.Module:
+    """Draw the weights of all convolutions, binary ones too, as He et al. do, arXiv 1502.01852; return the network."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    return network
+
+
 class BinaryResNet(nn.Module):
     """Stem, stages and head; each stage but the first begins with stride 2 and its own width.
 
@@ -43,9 +51,7 @@ class BinaryResNet(nn.Module):
             channels = width
         self.stages = nn.Sequential(*stages)
         self.head = head
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
+        initialize(self)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:  # noqa: N803
         """Map images [N, C, H, W] to logits [N, classes]."""

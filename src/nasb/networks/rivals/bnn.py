@@ -1,12 +1,14 @@
-"""BNN: Courbariaux et al., 2016, arXiv 1602.02830; on a ResNet.
+"""BNN: Courbariaux et al., 2016, arXiv 1602.02830.
 
-    y = hardtanh(BN(conv3x3(sign(hardtanh(BN(conv3x3(sign(x))))))) + shortcut(x))
+    on a ResNet:  y = hardtanh(BN(conv3x3(sign(hardtanh(BN(conv3x3(sign(x))))))) + shortcut(x))
+    AlexNet:      y = BN(max_pool(conv(sign(x)))), pooling where AlexNet pools
 
 Weights: sign(w) without a scale, ``dL/dw = dL/dsign * 1[|w| <= 1]``, w clipped to [-1, 1] after each step of the
 optimizer. Activations: sign(x), ``dL/dx = dL/dsign * 1[|x| <= 1]``.
 
-Departures: first layer, classifier and 1x1 shortcuts are real, as in most later comparisons; the paper's own networks,
-which have no shortcuts, binarize them as well.
+Departures: the first layer is real (the input of a binary layer is -1 / +1 here, which an image is not). On a ResNet,
+which the paper has not, classifier and 1x1 shortcuts are real, as in most later comparisons. AlexNet follows Larq Zoo's
+(arXiv 2011.09398), with AlexNet's first layer of 55x55 pixels; its classifier is binary and ends in a batch norm.
 """
 
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from nasb.binary import Binarize, BinaryConv2d
 from nasb.networks.hosts import CIFAR, IMAGENET
 from nasb.networks.registry import register_rival
-from nasb.networks.rivals._resnet import Unit, cifar_resnet, imagenet_resnet, shortcut
+from nasb.networks.rivals._resnet import Unit, cifar_resnet, imagenet_resnet, initialize, shortcut
 
 
 def clipped_conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> BinaryConv2d:
@@ -67,3 +69,26 @@ def bnn_resnet20(
     return cifar_resnet(
         block(shortcut), num_classes, in_channels, width, stem_stride, convs_per_unit=2, activation=nn.Hardtanh()
     )
+
+
+@register_rival("bnn_alexnet", input_shape=IMAGENET, num_classes=1000)
+def bnn_alexnet(num_classes: int, in_channels: int) -> nn.Module:
+    """BNN as AlexNet for 224x224 images."""
+
+    def layer(inputs: int, outputs: int, kernel: int, padding: int, *, pool: bool = False) -> list[nn.Module]:
+        pooling = [nn.MaxPool2d(3, 2)] if pool else []
+        sign = Binarize(surrogate="clipped_identity")
+        return [sign, clipped_conv(inputs, outputs, kernel, 1, padding), *pooling, nn.BatchNorm2d(outputs)]
+
+    network = nn.Sequential(
+        *(nn.Conv2d(in_channels, 64, 11, 4, 2, bias=False), nn.MaxPool2d(3, 2), nn.BatchNorm2d(64)),
+        *layer(64, 192, 5, 2, pool=True),
+        *layer(192, 384, 3, 1),
+        *layer(384, 384, 3, 1),
+        *layer(384, 256, 3, 1, pool=True),
+        *layer(256, 4096, 6, 0),
+        *layer(4096, 4096, 1, 0),
+        *layer(4096, num_classes, 1, 0),
+        nn.Flatten(),
+    )
+    return initialize(network)

@@ -1,6 +1,7 @@
 """XNOR-Net: Rastegari et al., ECCV 2016, arXiv 1603.05279.
 
-    y = conv3x3(sign(BN(conv3x3(sign(BN(x)))))) + shortcut(x)
+    on a ResNet:  y = conv3x3(sign(BN(conv3x3(sign(BN(x)))))) + shortcut(x)
+    AlexNet:      y = max_pool(conv(sign(BN(x)))), pooling where AlexNet pools
 
 Weights: `nasb.binary.XnorConv2d` (scale mean|W|, centred and clipped after each step). Activations: sign(x), ``dL/dx =
 dL/dsign * 1[|x| <= 1]`` (in the released code strictly below 1, which differs in single points). The batch norm stands
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from nasb.binary import Binarize, XnorConv2d
 from nasb.networks.hosts import CIFAR, IMAGENET
 from nasb.networks.registry import register_rival
-from nasb.networks.rivals._resnet import BinaryResNet, Unit, cifar_resnet, imagenet_resnet, shortcut
+from nasb.networks.rivals._resnet import Unit, cifar_resnet, imagenet_resnet, initialize, shortcut
 
 
 class PreActivationBlock(nn.Module):
@@ -54,7 +55,7 @@ def _before_pool(channels: int) -> nn.Module:
 
 
 @register_rival("xnor_resnet18", input_shape=IMAGENET, num_classes=1000)
-def xnor_resnet18(num_classes: int, in_channels: int) -> BinaryResNet:
+def xnor_resnet18(num_classes: int, in_channels: int) -> nn.Module:
     """XNOR-Net as ResNet-18 for 224x224 images."""
     return imagenet_resnet(
         18, block("strided"), num_classes, in_channels, convs_per_unit=2, activation=nn.ReLU(),
@@ -65,9 +66,31 @@ def xnor_resnet18(num_classes: int, in_channels: int) -> BinaryResNet:
 @register_rival("xnor_resnet20", input_shape=CIFAR, num_classes=10)
 def xnor_resnet20(
     num_classes: int, in_channels: int, width: int = 16, stem_stride: int = 1, shortcut: str = "conv"
-) -> BinaryResNet:
+) -> nn.Module:
     """XNOR-Net as ResNet-20 for 32x32 images."""
     return cifar_resnet(
         block(shortcut), num_classes, in_channels, width, stem_stride, convs_per_unit=2, activation=nn.ReLU(),
         before_pool=_before_pool(4 * width),
     )  # fmt: skip
+
+
+@register_rival("xnor_alexnet", input_shape=IMAGENET, num_classes=1000)
+def xnor_alexnet(num_classes: int, in_channels: int) -> nn.Module:
+    """XNOR-Net as AlexNet for 224x224 images."""
+
+    def layer(inputs: int, outputs: int, kernel: int, padding: int, *, pool: bool = False) -> list[nn.Module]:
+        pooling = [nn.MaxPool2d(3, 2)] if pool else []
+        sign = Binarize(surrogate="clipped_identity")
+        return [nn.BatchNorm2d(inputs), sign, XnorConv2d(inputs, outputs, kernel, 1, padding), *pooling]
+
+    network = nn.Sequential(
+        *(nn.Conv2d(in_channels, 96, 11, 4, 2, bias=False), nn.BatchNorm2d(96), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *layer(96, 256, 5, 2, pool=True),
+        *layer(256, 384, 3, 1),
+        *layer(384, 384, 3, 1),
+        *layer(384, 256, 3, 1, pool=True),
+        *layer(256, 4096, 6, 0),
+        *layer(4096, 4096, 1, 0),
+        *(nn.BatchNorm2d(4096), nn.ReLU(), nn.Flatten(), nn.Linear(4096, num_classes)),
+    )
+    return initialize(network)
