@@ -252,7 +252,7 @@ def test_rprelu_without_shifts_is_prelu():
     ("build", "message"),
     [
         (lambda: Binarize(learned=True), "Binarize: learned thresholds need `channels`"),
-        (lambda: Binarize(surrogate="ste"), 'unknown surrogate gradient "ste"; known: clipped_identity, identity'),
+        (lambda: Binarize(surrogate="ste"), 'unknown surrogate gradient "ste"; known: clipped_identity, half_clipped'),
         (lambda: BinaryConv2d(2, 2, 3, surrogate="ste"), 'unknown surrogate gradient "ste"'),
         (lambda: BinaryLinear(2, 2, surrogate="ste"), 'unknown surrogate gradient "ste"'),
         (lambda: BinaryConv2d(2, 2, 3, pad_value=2), "BinaryConv2d: pad_value is 2; accepted: -1, 0, 1"),

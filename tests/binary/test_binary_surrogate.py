@@ -19,6 +19,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Written anew, in Python's own floats.
 FORMULAS = {
     "clipped_identity": lambda z, t: 1.0 if abs(z) <= 1 else 0.0,
+    "half_clipped_identity": lambda z, t: 1.0 if abs(z) <= 0.5 else 0.0,
     "wide_clipped_identity": lambda z, t: 1.0 if abs(z) <= 1.25 else 0.0,
     "polynomial": lambda z, t: max(0.0, 2 - 2 * abs(z)),
     "tanh_annealed": lambda z, t: max(1 / t, 1.0) * t * (1 - math.tanh(t * z) ** 2),
@@ -129,6 +130,7 @@ def test_gradient_is_the_written_formula(name, sharpness, dtype):
     ("name", "slopes"),
     [
         ("clipped_identity", (0, 1, 1, 1, 1, 1, 0)),
+        ("half_clipped_identity", (0, 0, 1, 1, 1, 0, 0)),
         ("polynomial", (0, 0, 1, 2, 1, 0, 0)),
         ("identity", (1, 1, 1, 1, 1, 1, 1)),
     ],
@@ -208,11 +210,11 @@ def test_an_unknown_surrogate_is_refused():
 
 @pytest.mark.parametrize("name", sorted(FORMULAS))
 def test_area_under_a_surrogate(name):
-    """Over [-1, 1] a surrogate rises by 2, as sign does, but for EDE, which does so over all of the real line."""
+    """Over [-1, 1] a surrogate rises by 2, as sign does; EDE over all of the real line, ABC-Net's by half of it."""
     z = torch.linspace(-30, 30, 60_001, dtype=torch.float64)
     inside = z if name == "tanh_annealed" else z[z.abs() <= 1]
     area = torch.trapezoid(SURROGATES[name](inside.clone(), 1.0), inside).item()
-    assert area == pytest.approx(2.0, rel=1e-3)
+    assert area == pytest.approx(1.0 if name == "half_clipped_identity" else 2.0, rel=1e-3)
 
 
 def test_clipped_identity_is_hardtanhs_gradient():

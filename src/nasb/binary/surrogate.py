@@ -32,6 +32,15 @@ def wide_clipped_identity(z: Tensor, sharpness: float = 1.0) -> Tensor:
     return (z.abs() <= 1.25).to(z.dtype)
 
 
+@SURROGATES.register("half_clipped_identity")
+def half_clipped_identity(z: Tensor, sharpness: float = 1.0) -> Tensor:
+    """Return ``1`` where ``|z| <= 0.5``, else ``0``. Source: Lin et al., ABC-Net, NeurIPS 2017, arXiv 1711.11294.
+
+    There the gradient of ``clip(x + v, 0, 1)``, which is +1 / -1 from ``x + v >= 0.5`` on: ``z = x + v - 0.5``.
+    """
+    return (z.abs() <= 0.5).to(z.dtype)
+
+
 @SURROGATES.register("polynomial")
 def polynomial(z: Tensor, sharpness: float = 1.0) -> Tensor:
     """Return ``max(0, 2 - 2|z|)``. Source: Liu et al., Bi-Real Net, ECCV 2018, arXiv 1808.00278."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nasb.binary import Binarize, BinaryConv2d, BinaryLinear, RPReLU
+from nasb.binary import AbcConv2d, Binarize, BinaryConv2d, BinaryLinear, RPReLU, SoftGate
 
 REAL_BITS = 32
 BINARY_BITS = 1
@@ -40,9 +40,12 @@ def stored(layer: nn.Module) -> tuple[Stored, ...] | None:
     """Return what a layer stores; None if its parameters are of an unknown layer."""
     if isinstance(layer, nn.Conv2d | nn.Linear):
         found = [_of(layer.weight, BINARY_BITS if is_binary(layer) else REAL_BITS)]
-        if isinstance(layer, BinaryConv2d | BinaryLinear) and layer.scale_kind != "none":
-            source = layer.learned_scale
-            found.append(Stored(layer.weight.shape[0], REAL_BITS, foldable=True, source=source))
+        if isinstance(layer, AbcConv2d):  # M bases of one weight, and their M + N scales
+            found = [_of(layer.weight, BINARY_BITS, copies=layer.weight_bases)]
+            found += [Stored(layer.weight_bases, REAL_BITS), _of(layer.activation_scale, REAL_BITS)]
+        scale = layer.weight_scale() if isinstance(layer, BinaryConv2d | BinaryLinear) else None
+        if scale is not None:
+            found.append(_of(scale, REAL_BITS, foldable=True))
         if layer.bias is not None:
             found.append(_of(layer.bias, REAL_BITS, foldable=True))
         return tuple(found)
@@ -51,19 +54,23 @@ def stored(layer: nn.Module) -> tuple[Stored, ...] | None:
     if isinstance(layer, Binarize):
         return () if layer.threshold is None else (_of(layer.threshold, REAL_BITS),)
     parameters = list(layer.parameters())
-    if parameters and not isinstance(layer, nn.PReLU | RPReLU):
+    if parameters and not isinstance(layer, nn.PReLU | RPReLU | SoftGate):
         return None
     return tuple(_of(parameter, REAL_BITS) for parameter in parameters)
 
 
-def _of(tensor: Tensor, bits_each: int, *, foldable: bool = False) -> Stored:
-    return Stored(tensor.numel(), bits_each, foldable, tensor if isinstance(tensor, nn.Parameter) else None)
+def _of(tensor: Tensor, bits_each: int, *, foldable: bool = False, copies: int = 1) -> Stored:
+    return Stored(copies * tensor.numel(), bits_each, foldable, tensor if isinstance(tensor, nn.Parameter) else None)
 
 
 def macs(layer: nn.Module, output: Tensor) -> int:
-    """Return the MACs of one call: each output value of a convolution sums (C_in / groups) * kH * kW products."""
+    """Return the MACs of one call: each output value of a convolution sums (C_in / groups) * kH * kW products.
+
+    A convolution of M x N bases is as many convolutions.
+    """
     if isinstance(layer, nn.Conv2d | nn.Linear):
-        return output.numel() * (layer.weight.numel() // layer.weight.shape[0])
+        bases = layer.weight_bases * layer.activation_bases if isinstance(layer, AbcConv2d) else 1
+        return bases * output.numel() * (layer.weight.numel() // layer.weight.shape[0])
     return 0
 
 
