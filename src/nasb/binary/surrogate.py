@@ -20,16 +20,21 @@ from nasb.registry import Registry
 SURROGATES: Registry[Callable[[Tensor, float], Tensor]] = Registry("surrogate gradient")
 
 
+def _within(z: Tensor, limit: float) -> Tensor:
+    size = z.abs()
+    return torch.le(size, limit, out=size)  # a cast from bool costs several times as much on a CPU
+
+
 @SURROGATES.register("clipped_identity")
 def clipped_identity(z: Tensor, sharpness: float = 1.0) -> Tensor:
     """Return ``1`` where ``|z| <= 1``, else ``0``. Source: Courbariaux et al., BNN, arXiv 1602.02830."""
-    return (z.abs() <= 1).to(z.dtype)
+    return _within(z, 1)
 
 
 @SURROGATES.register("wide_clipped_identity")
 def wide_clipped_identity(z: Tensor, sharpness: float = 1.0) -> Tensor:
     """Return ``1`` where ``|z| <= 1.25``, else ``0``. Source: QuickNet, as in Larq Zoo (arXiv 2011.09398)."""
-    return (z.abs() <= 1.25).to(z.dtype)
+    return _within(z, 1.25)
 
 
 @SURROGATES.register("half_clipped_identity")
@@ -38,7 +43,7 @@ def half_clipped_identity(z: Tensor, sharpness: float = 1.0) -> Tensor:
 
     There the gradient of ``clip(x + v, 0, 1)``, which is +1 / -1 from ``x + v >= 0.5`` on: ``z = x + v - 0.5``.
     """
-    return (z.abs() <= 0.5).to(z.dtype)
+    return _within(z, 0.5)
 
 
 @SURROGATES.register("polynomial")
