@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/isa.h"
+#include "memory.h"
 #include "thread_pool.h"
 
 namespace nasb {
@@ -82,16 +83,18 @@ class BinaryConv {
   int blocks_ = 0, tile_ = 0;          // blocks of kBlock output channels in a group; pairs or pixels of a work item
   std::vector<int32_t> offsets_;
   // Look-up:
-  int group_nibbles_;            // ceil(group inputs / 4)
-  std::vector<uint8_t> lookup_;  // [group][block][nibble][kBlock]
+  int group_nibbles_;  // ceil(group inputs / 4)
+  int run_length_ = 0;
+  AlignedVector<uint8_t> lookup_;  // [group][block][nibble][kBlock]
   std::vector<Entry> entries_;
   int entry_step_ = 1, wrap_ = -1, code_rows_ = 0;
+  int joined_begin_ = 0, joined_end_ = 0;  // entries whose pixels, and their words' nibbles, stand side by side
   // Words:
-  std::vector<uint32_t> words_;  // [group][block][slice][word][kSlice]
-  bool copies_ = false;          // the input gets a border
+  AlignedVector<uint32_t> words_;  // [group][block][slice][word][kSlice]
+  bool copies_ = false;            // the input gets a border
   int padded_height_ = 0, padded_width_ = 0;
-  std::vector<int> corrected_;      // of each pixel: its row in corrections_, or -1
-  std::vector<float> corrections_;  // [kinds of border][group][block][kBlock]
+  std::vector<int> corrected_;        // of each pixel: its row in corrections_, or -1
+  AlignedVector<float> corrections_;  // [kinds of border][group][block][kBlock]
   size_t shared_bytes_ = 0, thread_bytes_ = 0, grouped_bytes_ = 0;
 };
 

@@ -59,6 +59,10 @@ void BinaryConv::pack_for_lookup() {
   const int reach = (f.kernel_width - 1) * f.dilation_width;
   const int width = (f.out_width - 1) * f.stride_width + reach + 1;
   for (int x = 0; x < width; x += entry_step_) entries_.push_back({x - f.pad_left, x - f.pad_left + f.stride_width, 0});
+  if (entry_step_ == 1 && f.group_inputs() % 32 == 0) {
+    joined_begin_ = f.pad_left;
+    joined_end_ = std::min(width, f.pad_left + f.in_width - f.stride_width);
+  }
   if (odd) {
     wrap_ = static_cast<int>(entries_.size());
     for (int x = 0; x <= reach; ++x)
@@ -66,10 +70,12 @@ void BinaryConv::pack_for_lookup() {
   }
   code_rows_ = (f.out_height - 1) * f.stride_height + (f.kernel_height - 1) * f.dilation_height + 1;
   const int row = static_cast<int>(entries_.size()), pixel_nibbles = f.groups * group_nibbles_;
+  // A row of taps stands side by side where nothing lies between them.
+  const bool rows = f.groups == 1 && f.dilation_width == 1;
+  run_length_ = rows ? f.kernel_width * group_nibbles_ : group_nibbles_;
   for (int ky = 0; ky < f.kernel_height; ++ky)
-    for (int kx = 0; kx < f.kernel_width; ++kx)
-      for (int n = 0; n < group_nibbles_; ++n)
-        offsets_.push_back((ky * f.dilation_height * row + kx * f.dilation_width) * pixel_nibbles + n);
+    for (int kx = 0; kx < (rows ? 1 : f.kernel_width); ++kx)
+      offsets_.push_back((ky * f.dilation_height * row + kx * f.dilation_width) * pixel_nibbles);
   shared_bytes_ += aligned(sizeof(uint16_t) * code_rows_ * row * pixel_nibbles) + aligned(group_nibbles_);
   const int pairs = (f.pixels() + 1) / 2, tiles = (pairs + kTilePairs - 1) / kTilePairs;
   tile_ = (pairs + tiles - 1) / tiles;
@@ -104,6 +110,12 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
     for (int i = begin; i < end; ++i) {
       const Entry& entry = entries_[i];
       uint16_t* to = codes + (static_cast<size_t>(r) * row + i) * pixel_nibbles;
+      if (i >= joined_begin_ && i < joined_end_ && y >= 0 && y < f.in_height) {
+        const int stop = std::min(end, joined_end_);
+        isa_.pair_codes(pixel(y, entry.first, 0), pixel(y, entry.second, 0), outside, to, (stop - i) * pixel_nibbles);
+        i = stop - 1;
+        continue;
+      }
       for (int g = 0; g < f.groups; ++g, to += group_nibbles_)
         isa_.pair_codes(pixel(y, entry.first, g), pixel(y + entry.second_row, entry.second, g), outside, to,
                         group_nibbles_);
@@ -125,24 +137,27 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
     tile.first_pixel = 2 * t * tile_;
     tile.pair_count = std::min(tile_, pairs - t * tile_);
     tile.pixel_count = std::min(2 * tile.pair_count, pixels - tile.first_pixel);
-    const bool uniform = pad_value_ || group_nibbles_ * 4 == f.group_inputs();
-    for (int i = 0; i < 2 * tile.pair_count; ++i)
-      bases[i] = base(uniform ? 0 : std::min(tile.first_pixel + i, pixels - 1));
+    if (pad_value_ || group_nibbles_ * 4 == f.group_inputs())
+      std::fill(bases, bases + 2 * tile.pair_count, base(0));
+    else
+      for (int i = 0; i < 2 * tile.pair_count; ++i) bases[i] = base(std::min(tile.first_pixel + i, pixels - 1));
     LutLayer layer;
     layer.table = table().bytes;
-    layer.offsets = offsets_.data();
-    layer.nibbles = static_cast<int>(offsets_.size());
-    layer.channel_blocks = blocks_;
+    layer.runs = offsets_.data();
+    layer.run_count = static_cast<int>(offsets_.size());
+    layer.run_length = run_length_;
+    layer.nibbles = layer.run_count * run_length_;
     int group = -1;
     const int end = all_blocks * (part + 1) / splits;
     for (int b = all_blocks * part / splits; b < end;) {
       if (group != b / blocks_) {
         group = b / blocks_;
+        int y = tile.first_pixel / f.out_width, x = tile.first_pixel % f.out_width;
         for (int p = 0; p < tile.pair_count; ++p) {
-          const int at = tile.first_pixel + 2 * p, y = at / f.out_width, x = at % f.out_width;
           const int entry = x + 1 == f.out_width ? wrap_ : x * f.stride_width / entry_step_;
           first[p] =
               codes + (static_cast<size_t>(y) * f.stride_height * row + entry) * pixel_nibbles + group * group_nibbles_;
+          for (x += 2; x >= f.out_width; ++y) x -= f.out_width;
         }
         layer.weights = lookup_.data() + static_cast<size_t>(group) * blocks_ * layer.nibbles * kBlock;
       }

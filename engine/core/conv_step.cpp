@@ -209,7 +209,7 @@ class ConvStep : public Step {
   size_t ring_bytes_ = 0, tile_bytes_ = 0;
   int padded_height_, padded_width_, segment_length_ = 0;
   size_t group_size_ = 0;
-  std::vector<float> weights_;
+  AlignedVector<float> weights_;
   std::vector<int32_t> segments_;
 };
 

@@ -11,12 +11,12 @@
 namespace nasb {
 namespace {
 
-constexpr size_t kVector = 64, kHugePage = size_t{2} << 20;
+constexpr size_t kHugePage = size_t{2} << 20;
 
 }  // namespace
 
 Memory::Memory(size_t bytes) {
-  const size_t unit = bytes >= kHugePage ? kHugePage : kVector;
+  const size_t unit = bytes >= kHugePage ? kHugePage : kVectorAlignment;
   const size_t rounded = (bytes + unit - 1) / unit * unit + (bytes == 0 ? unit : 0);
   data_ = rounded < bytes ? nullptr : static_cast<uint8_t*>(std::aligned_alloc(unit, rounded));
   if (!data_) throw std::bad_alloc();

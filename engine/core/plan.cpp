@@ -130,7 +130,7 @@ class Planner {
     // What the sum itself ends in, and how far along the stages the step has come.
     int stage = kAffine, current = layer.output;
     if (layer.op == Op::kConv || layer.op == Op::kBinaryConv) {
-      f.scale = layer.scale.empty() ? std::vector<float>{} : padded(layer.scale);
+      f.scale = layer.scale.empty() ? AlignedVector<float>{} : padded(layer.scale);
       f.bias = padded(layer.bias);
       stage = kResidual;
       step.operation = op_name(layer.op);

@@ -110,7 +110,7 @@ class EpilogueStep : public Step {
 
 Epilogue Step::parameters(const Fused& fused, int channels) {
   Epilogue e;
-  const auto data = [](const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); };
+  const auto data = [](const AlignedVector<float>& v) { return v.empty() ? nullptr : v.data(); };
   e.scale = data(fused.scale);
   e.bias = data(fused.bias);
   e.rectify = fused.rectify;
@@ -183,8 +183,8 @@ std::unique_ptr<Step> make_step(const Layer& layer, const Graph& graph, BinaryKe
   return step;
 }
 
-std::vector<float> padded(const std::vector<float>& values) {
-  std::vector<float> v = values;
+AlignedVector<float> padded(const std::vector<float>& values) {
+  AlignedVector<float> v(values.begin(), values.end());
   v.resize(v.size() + kBlock, 0.0f);
   return v;
 }

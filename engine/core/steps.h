@@ -8,6 +8,7 @@
 
 #include "graph.h"
 #include "kernels/isa.h"
+#include "memory.h"
 #include "thread_pool.h"
 
 namespace nasb {
@@ -27,14 +28,14 @@ struct Workspace {
 
 // What follows a step's sums; parameters are padded for the kernels.
 struct Fused {
-  std::vector<float> scale, bias, shift_in, slope, shift_out;
+  AlignedVector<float> scale, bias, shift_in, slope, shift_out;
   int residual = -1;
   Rectify rectify = Rectify::kNone;
   bool store = true;      // the float output is read by somebody
   int first_channel = 0;  // of the output tensor: others write its other channels
   struct Sign {
     int tensor;
-    std::vector<float> thresholds;
+    AlignedVector<float> thresholds;
   };
   std::vector<Sign> signs;
 };
@@ -72,6 +73,6 @@ std::unique_ptr<Step> make_conv_step(const Layer& layer, const Isa& isa, bool fr
 std::unique_ptr<Step> make_map_step(const Layer& layer, const Graph& graph);                // map_step.cpp
 
 // `values` padded with zeros so that a kernel may read a whole block from any channel.
-std::vector<float> padded(const std::vector<float>& values);
+AlignedVector<float> padded(const std::vector<float>& values);
 
 }  // namespace nasb

@@ -51,9 +51,10 @@ struct Epilogue {
 struct LutLayer {
   const uint8_t* table;    // [17][32][16] bytes
   const uint8_t* weights;  // [blocks][nibbles][kBlock], lanes in the order of lut_lane()
-  const int32_t* offsets;  // [nibbles]: from a pair's first code, in codes
-  int nibbles;             // of one output: taps * ceil(channels / 4)
-  int channel_blocks;      // ceil(output channels / kBlock)
+  const int32_t* runs;     // [run_count]: where nibbles stand side by side, from a pair's first code, in codes
+  int run_count;
+  int run_length;
+  int nibbles;  // of one output: run_count * run_length = taps * ceil(channels / 4)
 };
 
 struct LutTile {

@@ -87,11 +87,12 @@ __m128i nibbles(const uint8_t* bits) {
 void pair_codes(const uint32_t* first, const uint32_t* second, const uint8_t* outside, uint16_t* codes, int count) {
   const uint8_t* a = reinterpret_cast<const uint8_t*>(first);
   const uint8_t* b = reinterpret_cast<const uint8_t*>(second);
+  const auto state = [&](const uint8_t* bits, int at) {
+    return bits ? nibbles(bits + at / 2) : _mm_loadu_si128(reinterpret_cast<const __m128i*>(outside + at));
+  };
   int i = 0;
   for (; i + 16 <= count; i += 16) {
-    const __m128i fill = _mm_loadu_si128(reinterpret_cast<const __m128i*>(outside + i));
-    const __m256i x = _mm256_cvtepu8_epi16(a ? nibbles(a + i / 2) : fill);
-    const __m256i y = _mm256_cvtepu8_epi16(b ? nibbles(b + i / 2) : fill);
+    const __m256i x = _mm256_cvtepu8_epi16(state(a, i)), y = _mm256_cvtepu8_epi16(state(b, i));
     const __m256i code = _mm256_or_si256(_mm256_slli_epi16(x, 4), _mm256_slli_epi16(y, 9));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), code);
   }

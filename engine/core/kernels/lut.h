@@ -53,56 +53,73 @@ constexpr int lut_byte_of(int v) {
   return v * B::kBytes % kBlock;
 }
 
-// Counts for P pairs and V vectors (of one block or of several) over nibbles [begin, end), at most kLutChunk of them.
-// `pairs`: codes of each pair; `weights`: of nibble `begin`, first block. On the first chunk partial sums are set, then
-// added to; on the last they become dots in `acc` [blocks][2 P][kBlock].
+// What is summed between two decodings: nibbles [begin, end), at most kLutChunk, as pieces of runs.
+struct LutChunk {
+  LutChunk(const LutLayer& layer, int begin, int end) {
+    for (int n = begin; n < end; n += count[pieces++]) {
+      const int run = n / layer.run_length, at = n % layer.run_length;
+      offset[pieces] = layer.runs[run] + at;
+      count[pieces] = layer.run_length - at < end - n ? layer.run_length - at : end - n;
+    }
+  }
+  int pieces = 0;
+  int32_t offset[kLutChunk], count[kLutChunk];
+  const uint8_t* weights;  // of the first nibble, first block
+  bool first, last;
+};
+
+// Counts of a chunk for P pairs and V vectors (of one block or of several). `pairs`: codes of each pair. On the first
+// chunk partial sums are set, then added to; on the last they become dots in `acc` [blocks][2 P][kBlock].
 template <class B, int P, int V>
-inline void lut_micro(const LutLayer& layer, const uint16_t* const* pairs, int begin, int end, const uint8_t* weights,
-                      bool first, bool last, uint16_t* partial, size_t partial_stride, const float* base, float* acc) {
+inline void lut_micro(const LutLayer& layer, const LutChunk& chunk, const uint16_t* const* pairs, uint16_t* partial,
+                      size_t partial_stride, const float* base, float* acc) {
   B t[P][V], h[P][V];
   NASB_UNROLL for (int p = 0; p < P; ++p) NASB_UNROLL for (int v = 0; v < V; ++v) t[p][v] = h[p][v] = B::zero();
   const uint8_t* table = layer.table;
   const size_t block = static_cast<size_t>(layer.nibbles) * kBlock;
-  const int32_t* offset = layer.offsets + begin;
-  const int32_t* const stop = layer.offsets + end;
-  const uint16_t* code[P];
-  NASB_UNROLL for (int p = 0; p < P; ++p) code[p] = pairs[p];
-  for (; offset + 3 <= stop; offset += 3, weights += 3 * kBlock) {
-    NASB_UNROLL for (int p = 0; p < P; ++p) {
-      const B entry[3] = {B::table(table + code[p][offset[0]]), B::table(table + code[p][offset[1]]),
-                          B::table(table + code[p][offset[2]])};
-      NASB_UNROLL for (int v = 0; v < V; ++v) {
-        const uint8_t* w = weights + lut_block_of<B>(v) * block + lut_byte_of<B>(v);
-        const B sum = entry[0]
-                          .shuffle(B::load(w))
-                          .add8(entry[1].shuffle(B::load(w + kBlock)))
-                          .add8(entry[2].shuffle(B::load(w + 2 * kBlock)));
-        t[p][v] = t[p][v].add8(sum);
-        h[p][v] = h[p][v].add8(sum.template shift_right_16<4>());
-        B::keep(t[p][v]);
-        B::keep(h[p][v]);
+  const uint8_t* weights = chunk.weights;
+  for (int piece = 0; piece < chunk.pieces; ++piece) {
+    const uint16_t* code[P];
+    NASB_UNROLL for (int p = 0; p < P; ++p) code[p] = pairs[p] + chunk.offset[piece];
+    const intptr_t count = chunk.count[piece];
+    intptr_t i = 0;
+    for (; i + 3 <= count; i += 3, weights += 3 * kBlock) {
+      NASB_UNROLL for (int p = 0; p < P; ++p) {
+        const B entry[3] = {B::table(table + code[p][i]), B::table(table + code[p][i + 1]),
+                            B::table(table + code[p][i + 2])};
+        NASB_UNROLL for (int v = 0; v < V; ++v) {
+          const uint8_t* w = weights + lut_block_of<B>(v) * block + lut_byte_of<B>(v);
+          const B sum = entry[0]
+                            .shuffle(B::load(w))
+                            .add8(entry[1].shuffle(B::load(w + kBlock)))
+                            .add8(entry[2].shuffle(B::load(w + 2 * kBlock)));
+          t[p][v] = t[p][v].add8(sum);
+          h[p][v] = h[p][v].add8(sum.template shift_right_16<4>());
+          B::keep(t[p][v]);
+          B::keep(h[p][v]);
+        }
       }
     }
+    for (; i < count; ++i, weights += kBlock) NASB_UNROLL for (int p = 0; p < P; ++p) {
+        const B entry = B::table(table + code[p][i]);
+        NASB_UNROLL for (int v = 0; v < V; ++v) {
+          const B look = entry.shuffle(B::load(weights + lut_block_of<B>(v) * block + lut_byte_of<B>(v)));
+          t[p][v] = t[p][v].add8(look);
+          h[p][v] = h[p][v].add8(look.template shift_right_16<4>());
+        }
+      }
   }
-  for (; offset < stop; ++offset, weights += kBlock) NASB_UNROLL for (int p = 0; p < P; ++p) {
-      const B entry = B::table(table + code[p][*offset]);
-      NASB_UNROLL for (int v = 0; v < V; ++v) {
-        const B look = entry.shuffle(B::load(weights + lut_block_of<B>(v) * block + lut_byte_of<B>(v)));
-        t[p][v] = t[p][v].add8(look);
-        h[p][v] = h[p][v].add8(look.template shift_right_16<4>());
-      }
-    }
   constexpr int kHalf = B::kBytes / 2;  // 16-bit lanes
   NASB_UNROLL for (int p = 0; p < P; ++p) NASB_UNROLL for (int v = 0; v < V; ++v) {
     const LutCounts<B> n = lut_decode(t[p][v], h[p][v]);
     for (int pixel = 0; pixel < 2; ++pixel) {
       uint16_t* row = partial + lut_block_of<B>(v) * partial_stride + (2 * p + pixel) * kBlock + lut_byte_of<B>(v);
       B even = n.even[pixel], odd = n.odd[pixel];
-      if (!first) {
+      if (!chunk.first) {
         even = even.add16(B::load(reinterpret_cast<const uint8_t*>(row)));
         odd = odd.add16(B::load(reinterpret_cast<const uint8_t*>(row + kHalf)));
       }
-      if (last) {
+      if (chunk.last) {
         float* to = acc + (lut_block_of<B>(v) * 2 * P + 2 * p + pixel) * kBlock + lut_byte_of<B>(v);
         even.store_dots(to, base[2 * p + pixel]);
         odd.store_dots(to + kHalf, base[2 * p + pixel]);
@@ -116,14 +133,13 @@ inline void lut_micro(const LutLayer& layer, const uint16_t* const* pairs, int b
 
 // P pairs at a time as long as there are as many; returns the first pair that is left.
 template <class B, class F, int P, int V>
-inline int lut_pairs(const LutLayer& layer, const LutTile& tile, const uint8_t* weights, const Epilogue& e, int channel,
-                     int channel_count, int begin, int end, bool first, bool last, int p) {
+inline int lut_pairs(const LutLayer& layer, const LutTile& tile, const LutChunk& chunk, const Epilogue& e, int channel,
+                     int channel_count, int p) {
   alignas(64) float acc[(lut_block_of<B>(V - 1) + 1) * 2 * P * kBlock];
   const size_t stride = static_cast<size_t>(2) * tile.pair_count * kBlock;
   for (; p + P <= tile.pair_count; p += P) {
-    lut_micro<B, P, V>(layer, tile.pairs + p, begin, end, weights, first, last, tile.partial + 2 * p * kBlock, stride,
-                       tile.base + 2 * p, acc);
-    if (!last) continue;
+    lut_micro<B, P, V>(layer, chunk, tile.pairs + p, tile.partial + 2 * p * kBlock, stride, tile.base + 2 * p, acc);
+    if (!chunk.last) continue;
     const int pixels = tile.pixel_count - 2 * p < 2 * P ? tile.pixel_count - 2 * p : 2 * P;
     for (int c = 0; c < channel_count; c += kBlock)
       epilogue<F>(e, acc + c / kBlock * 2 * P * kBlock, tile.first_pixel + 2 * p, pixels, channel + c,
@@ -138,13 +154,14 @@ void lut_block(const LutLayer& layer, const LutTile& tile, int block, const Epil
                int channel_count) {
   const int chunks = (layer.nibbles + kLutChunk - 1) / kLutChunk;
   const int triples = (layer.nibbles + 2) / 3;
-  for (int chunk = 0; chunk < chunks; ++chunk) {
-    const int begin = triples * chunk / chunks * 3;
-    const int end = chunk + 1 == chunks ? layer.nibbles : triples * (chunk + 1) / chunks * 3;
-    const bool first = chunk == 0, last = chunk + 1 == chunks;
-    const uint8_t* w = layer.weights + (static_cast<size_t>(block) * layer.nibbles + begin) * kBlock;
-    const int p = lut_pairs<B, F, P, V>(layer, tile, w, e, channel, channel_count, begin, end, first, last, 0);
-    lut_pairs<B, F, 1, V>(layer, tile, w, e, channel, channel_count, begin, end, first, last, p);
+  for (int i = 0; i < chunks; ++i) {
+    const int begin = triples * i / chunks * 3;
+    LutChunk chunk(layer, begin, i + 1 == chunks ? layer.nibbles : triples * (i + 1) / chunks * 3);
+    chunk.weights = layer.weights + (static_cast<size_t>(block) * layer.nibbles + begin) * kBlock;
+    chunk.first = i == 0;
+    chunk.last = i + 1 == chunks;
+    const int p = lut_pairs<B, F, P, V>(layer, tile, chunk, e, channel, channel_count, 0);
+    lut_pairs<B, F, 1, V>(layer, tile, chunk, e, channel, channel_count, p);
   }
 }
 
