@@ -8,7 +8,14 @@ from nasb.errors import UserError, unknown_name
 ACTIVATIONS = ("none", "prelu", "rprelu")
 SHORTCUTS = ("auto", "adapt", "conv")
 WEIGHT_SCALES = ("none", "mean", "learned")
-SURROGATES = ("clipped_identity", "wide_clipped_identity", "polynomial", "tanh_annealed", "identity")
+SURROGATES = (
+    "clipped_identity",
+    "half_clipped_identity",
+    "wide_clipped_identity",
+    "polynomial",
+    "tanh_annealed",
+    "identity",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

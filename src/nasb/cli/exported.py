@@ -115,10 +115,10 @@ def _real_host(path: str, name: str | None) -> "nn.Module":
     """Return the real network that an exported file's binary one replaces, with random weights.
 
     Raises:
-        UserError: neither the user nor the file names it.
+        UserError: neither the user nor the file names it, or the file's network was never a real one.
     """
     from nasb.cells.architecture import Architecture
-    from nasb.networks.registry import create_host
+    from nasb.networks.registry import create_host, is_rival
 
     session = engine_module("nasb_engine").Session(path, threads=1)
     if name is not None:
@@ -130,6 +130,11 @@ def _real_host(path: str, name: str | None) -> "nn.Module":
             "--real-network"
         )
     architecture = Architecture.from_dict(json.loads(text))
+    if is_rival(architecture.host):
+        raise UserError(
+            f"{path}: {architecture.host} is hand-made and replaces no real network to compare with; give "
+            "--real-network"
+        )
     return create_host(
         architecture.host,
         num_classes=architecture.num_classes,

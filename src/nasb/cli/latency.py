@@ -79,11 +79,14 @@ def latency_table_command(arguments: Sequence[str]) -> None:
 def _shapes(values: Any) -> dict[str, Any]:
     from nasb.cells.config import CellConfig
     from nasb.cost.latency import SHAPES, VERSION, network_key, shapes_of
-    from nasb.networks import create_host, host_defaults, list_networks
+    from nasb.networks import create_host, host_defaults, is_rival
     from nasb.networks.convert import convert
     from nasb.networks.registry import HOSTS
 
-    list_networks()  # registers
+    if is_rival(values.network):
+        raise UserError(
+            f"--network: {values.network} is a hand-made binary network: it has no operations to choose from"
+        )
     if values.network not in HOSTS:
         raise UserError(f"--network: {unknown_name('host network', values.network, HOSTS)}")
     own_shape, own_classes = host_defaults(values.network)

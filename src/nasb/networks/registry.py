@@ -139,6 +139,8 @@ def create_host(
         UserError: the name or an option is unknown, or an option's value is refused.
     """
     _register_own_hosts()
+    if name not in HOSTS and name not in RIVALS:
+        raise UserError(unknown_name("host network", name, [*HOSTS, *RIVALS]))
     found = RIVALS[name] if name in RIVALS else HOSTS[name]
     return _build(name, found, num_classes, in_channels, options)
 
