@@ -70,6 +70,8 @@ def search(searcher, *, planted, steps, seed=0):
                 progress=step / steps,
                 epoch=0,
             )
+            if step % 25 == 24:
+                searcher.end_epoch()
 
     @torch.no_grad()
     def judge():

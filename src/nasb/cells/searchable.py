@@ -23,11 +23,12 @@ class SearchableEdge(nn.Module):
         names: the candidates, "none" first.
         shape: what they have to give.
         config: options of the network's cells.
+        key: where in its cell it stands.
     """
 
-    def __init__(self, names: Sequence[str], shape: ConvShape, config: CellConfig) -> None:
+    def __init__(self, names: Sequence[str], shape: ConvShape, config: CellConfig, key: EdgeKey = (0, 1, True)) -> None:
         super().__init__()
-        self.names = tuple(names)
+        self.names, self.shape, self.key = tuple(names), shape, key
         self.bops = tuple(OPERATIONS[name].bops(shape) for name in names)
         built = {name: OPERATIONS[name].build(shape, config) for name in names}
         self.candidates = nn.ModuleDict({name: module for name, module in built.items() if module is not None})
@@ -39,6 +40,10 @@ class SearchableEdge(nn.Module):
         """Choose what runs: the indices of candidates, and their factors [len(names)] (None: 1). None: the mixture."""
         self._active = None if active is None else tuple(active)
         self._gates = gates
+
+    def selected(self) -> int:
+        """Return the index of the one candidate that runs; 0 where it is none, or not one alone."""
+        return self._active[0] if self._active is not None and len(self._active) == 1 else 0
 
     def connects(self) -> bool:
         """Return whether anything but none runs at the moment."""
@@ -96,7 +101,7 @@ def searchable_edges(
 ) -> dict[EdgeKey, nn.Module]:
     """Build every edge of a searchable cell with the candidates that fit there; see `candidates`."""
     return {
-        key: SearchableEdge(names, edge_shape(shape, key[0]), config)
+        key: SearchableEdge(names, edge_shape(shape, key[0]), config, key)
         for key, names in candidates(shape, config, operations).items()
     }
 

@@ -44,6 +44,8 @@ class SearchConfig:
     """Weight of an entropy bonus on alpha against collapse; it decays as exp(-epoch / entropy_decay) (BNAS: 1.0)."""
     entropy_decay: float = 7.7
     """Epochs in which the entropy bonus falls to 1/e."""
+    paths: int = 4
+    """Strategy regression: paths whose losses are compared on one batch of the alpha half."""
     candidates: int = 24
     """Strategy random: architectures that are compared at the end."""
     candidate_batches: int = 8
@@ -68,9 +70,9 @@ class SearchConfig:
             )
         if self.weights not in ("binary", "real"):
             raise UserError(f"search.weights is {self.weights!r}; accepted: binary, real")
-        for key in ("epochs", "candidates", "candidate_batches"):
-            if getattr(self, key) < 1:
-                raise UserError(f"search.{key} is {getattr(self, key)}; it must be at least 1")
+        for key, least in (("epochs", 1), ("candidates", 1), ("candidate_batches", 1), ("paths", 2)):
+            if getattr(self, key) < least:
+                raise UserError(f"search.{key} is {getattr(self, key)}; it must be at least {least}")
         if not 0 <= self.warmup_epochs <= self.epochs:
             raise UserError(
                 f"search.warmup_epochs is {self.warmup_epochs}; accepted: 0 to search.epochs ({self.epochs})"

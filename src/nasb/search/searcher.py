@@ -6,9 +6,9 @@ E[cost] meets the budget, with its mass on "none", so that a step costs about wh
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class Searcher:
         if table is not None:
             self.budget = checked_budget_ms(config.budget_ms, table)
             self.cost = CostModel.of_milliseconds(network, table)
-        self._start()
+        self.base = self._start()
         starts = [edge.alpha.detach().softmax(0).cpu() for edge in self.edges]
         self.strategy = STRATEGIES[config.strategy](self.edges, starts, config)
         self.optimizer = torch.optim.Adam(self.alphas(), lr=config.alpha_learning_rate, betas=ALPHA_BETAS)
@@ -87,8 +87,10 @@ class Searcher:
         return {(cell, key): edge.alpha.softmax(0) for cell, key, edge in self.named}
 
     @torch.no_grad()
-    def _start(self) -> None:
-        """Set alpha so that E[cost] meets the budget or comes nearest: bisection of the logit of none on paid edges.
+    def _start(self) -> list[Tensor]:
+        """Set alpha so that E[cost] meets the budget or comes nearest, and return it.
+
+        By bisection of the logit of none on paid edges.
 
         Free operations cost milliseconds: where these are the budget, free edges are connected as rarely as paid ones,
         and at most by their share.
@@ -104,6 +106,7 @@ class Searcher:
                 logit = middle if paid else free_logit if free_lunch else max(free_logit, middle)
                 edge.alpha[0] = logit + math.log(len(edge.names) - 1)
             low, high = (middle, high) if self.expected_cost() > self.budget else (low, middle)
+        return [edge.alpha.detach().clone() for edge in self.edges]
 
     def expected_cost(self) -> float:
         """Return E[cost] of the whole network under alpha, in the budget's unit."""
@@ -130,6 +133,8 @@ class Searcher:
         Returns:
             The cross-entropy.
         """
+        if self.strategy.measures:
+            return self._measure(loss, generator, progress)
         self.strategy.select_for_alpha(generator, progress)
         cross_entropy = loss()
         probabilities = self.probabilities()
@@ -140,6 +145,33 @@ class Searcher:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(cross_entropy.detach())
+
+    @torch.no_grad()
+    def _measure(self, loss: Callable[[], Tensor], generator: torch.Generator, progress: float) -> float:
+        """Compare the losses of several paths on one batch; return their mean."""
+        paths, losses = [], []
+        for _ in range(self.config.paths):
+            self.strategy.select_for_alpha(generator, progress)
+            live = {(name, key) for name, cell in self.cost.cells.items() for key in cell.live_edges()}
+            paths.append([edge.selected() if (cell, key) in live else 0 for cell, key, edge in self.named])
+            losses.append(float(loss()))
+        self.strategy.observe(paths, losses, progress)
+        return sum(losses) / len(losses)
+
+    @torch.no_grad()
+    def end_epoch(self) -> None:
+        """Move alpha to what has been measured; base so that the expected cost stays at the budget."""
+        evidence = self.strategy.evidence()
+        if evidence is None:
+            return
+        low, high = -30.0, 30.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            for (_, (_, _, paid), edge), base, gain in zip(self.named, self.base, evidence, strict=True):
+                edge.alpha.copy_(base + gain.to(base.device))
+                edge.alpha[0] += middle if paid else 0.0
+            low, high = (middle, high) if self.expected_cost() > self.budget else (low, middle)
+        self.base = [edge.alpha - gain.to(edge.alpha.device) for edge, gain in zip(self.edges, evidence, strict=True)]
 
     def _budget_penalty(self, probabilities: Mapping[tuple[str, EdgeKey], Tensor]) -> Tensor:
         ratio = self.cost.expected(probabilities) / self.budget
@@ -153,23 +185,32 @@ class Searcher:
         return weight * entropies.mean()
 
     def derive(self) -> dict[str, tuple[Edge, ...]]:
-        """Return the derived architecture's edges by cell."""
-        return self._derive(lambda alpha: alpha.detach().cpu().double().log_softmax(0))
+        """Return the derived architecture's edges by cell.
 
-    def _derive(self, log_probabilities: Callable[[Tensor], Tensor]) -> dict[str, tuple[Edge, ...]]:
+        What counts is what alpha has gained over where it began: there "none" stands as high as the budget asks, which
+        says nothing of the operations.
+        """
+        return self._derive([edge.alpha.detach() - base for edge, base in zip(self.edges, self.base, strict=True)])
+
+    def _derive(self, gains: Sequence[Tensor]) -> dict[str, tuple[Edge, ...]]:
         names: dict[str, dict[EdgeKey, tuple[str, ...]]] = {}
         logs: dict[str, dict[EdgeKey, list[float]]] = {}
-        for cell, key, edge in self.named:
+        for (cell, key, edge), gain in zip(self.named, gains, strict=True):
             names.setdefault(cell, {})[key] = edge.names
-            logs.setdefault(cell, {})[key] = log_probabilities(edge.alpha).tolist()
+            logs.setdefault(cell, {})[key] = gain.cpu().double().log_softmax(0).tolist()
         return Derivation(self.cost, names, logs, self.budget).run()
+
+    def draw(self, generator: torch.Generator) -> dict[str, tuple[Edge, ...]]:
+        """Return a random architecture's edges by cell: random log-probabilities, derived like alpha's, so that it uses
+        the budget.
+        """
+        return self._derive([torch.rand(edge.alpha.shape, generator=generator).double().log() for edge in self.edges])
 
     def finish(self, loss: Callable[[], float], generator: torch.Generator) -> None:
         """Let the strategy do what is left after the last epoch; `loss` judges the selected paths."""
 
-        def draw() -> dict[int, int]:
-            # A random architecture: random log-probabilities, derived like alpha's, so that it uses the budget.
-            cells = self._derive(lambda alpha: torch.rand(alpha.shape, generator=generator).double().log())
+        def draw_choice() -> dict[int, int]:
+            cells = self.draw(generator)
             chosen: dict[int, int] = {}
             for index, (cell, (source, target, _), edge) in enumerate(self.named):
                 for e in cells[cell]:
@@ -177,7 +218,17 @@ class Searcher:
                         chosen[index] = edge.names.index(e.operation)
             return chosen
 
-        self.strategy.finish(draw, loss)
+        self.strategy.finish(draw_choice, loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint has to hold beside the network, of which alpha is a part."""
+        return {"optimizer": self.optimizer.state_dict(), "base": self.base, "strategy": self.strategy.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a checkpoint's state back."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.base = [base.clone() for base in state["base"]]
+        self.strategy.load_state_dict(state["strategy"])
 
     @torch.no_grad()
     def report(self) -> SearchReport:

@@ -11,7 +11,7 @@ of the two on most edges and comparing all would compute every edge.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nasb.registry import Registry
 
@@ -35,6 +35,8 @@ class Strategy(ABC):
     """
 
     trains_alpha = True
+    measures = False
+    """Whether a step of alpha compares the losses of several paths (`observe`) instead of taking a gradient."""
     description: str
 
     def __init__(self, edges: Sequence["SearchableEdge"], starts: Sequence["Tensor"], config: "SearchConfig") -> None:
@@ -49,6 +51,22 @@ class Strategy(ABC):
     @abstractmethod
     def select_for_alpha(self, generator: "torch.Generator", progress: float) -> None:
         """Choose paths and gates for a step of alpha; `progress` goes from 0 to 1 over the search."""
+
+    def observe(self, paths: Sequence[Sequence[int]], losses: Sequence[float], progress: float) -> None:
+        """Take in the losses of some paths on one batch (where `measures`)."""
+        return
+
+    def evidence(self) -> list["Tensor"] | None:
+        """Return for each edge what speaks for each candidate beside none, where that is not alpha (`measures`)."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint has to hold beside alpha."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a checkpoint's state back."""
+        return
 
     def finish(self, draw: Callable[[], Mapping[int, int]], judge: Callable[[], float]) -> None:
         """Do what is left when the last epoch is over, before the architecture is derived.

@@ -138,6 +138,7 @@ class SearchStage(Stage):
     def end_epoch(self, epoch: int) -> tuple[dict[str, Any], str | None]:
         """Return losses, entropy of alpha, expected OPs and the histogram of the derived operations."""
         weights, alpha = self.weights_score.take(self.fabric), self.alpha_score.take(self.fabric)
+        self.searcher.end_epoch()
         report = self.searcher.report()
         metrics: dict[str, Any] = {
             "weights_loss": weights.loss,
@@ -175,19 +176,19 @@ class SearchStage(Stage):
         return sum(losses) / len(losses)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return network (alpha is part of it), both optimizers and running sums."""
+        """Return network (alpha is part of it), optimizer, the searcher's state and running sums."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "alpha_optimizer": self.searcher.optimizer.state_dict(),
             "weights_score": self.weights_score.state_dict(),
             "alpha_score": self.alpha_score.state_dict(),
+            "searcher": self.searcher.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take a checkpoint's state back."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.searcher.optimizer.load_state_dict(state["alpha_optimizer"])
         self.weights_score.load_state_dict(state["weights_score"])
         self.alpha_score.load_state_dict(state["alpha_score"])
+        self.searcher.load_state_dict(state["searcher"])

@@ -1,0 +1,301 @@
+"""The claim's study: trains every method of claim_methods.py, a row in results/claim.csv for each finished run.
+
+    python studies/claim.py run --cifar10 DATA --fashion-mnist DATA --out RUNS     # goes on where it stands
+    python studies/claim.py status
+    python studies/claim.py final --cifar10 DATA --fashion-mnist DATA --out RUNS   # reads the test images, once
+
+Each run is a run directory of nasb under RUNS; a run that was killed goes on from its checkpoint.
+"""
+
+import argparse
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from claim_methods import BASE, METHODS, RANDOM_SEEDS, SEARCH_EPOCHS, SEEDS, SETS, TRIALS, Method
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results" / "claim.csv"
+FINAL = ROOT / "results" / "claim-test.csv"
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+COLUMNS = (
+    "set", "method", "seed", "learning_rate", "branch_gain", "validation_top1", "ops", "ops_ratio", "added_binary_macs",
+    "bops", "flops", "memory_bits", "parameters", "epochs", "search_epochs", "search_seconds", "train_seconds",
+    "architecture_hash", "config_hash", "commit", "torch", "cpu", "threads",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a method on a data set with one trial's settings and a seed."""
+
+    set: str
+    method: str
+    learning_rate: float
+    branch_gain: float
+    seed: int
+
+    def row_key(self) -> tuple[str, ...]:
+        """Return what finds its row in the CSV."""
+        return (self.set, self.method, str(self.seed), f"{self.learning_rate:g}", f"{self.branch_gain:.4f}")
+
+    def folder(self) -> str:
+        """Return its run directory's name."""
+        return f"{self.set}/{self.method}/lr{self.learning_rate:g}-gain{self.branch_gain:.2f}-seed{self.seed}"
+
+
+def rows(path: Path = RESULTS) -> list[dict[str, str]]:
+    """Return the rows of a CSV, none if it is not there."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def key_of(row: dict[str, str]) -> tuple[str, ...]:
+    """Return the same of a row as `Job.row_key`."""
+    return tuple(row[name] for name in ("set", "method", "seed", "learning_rate", "branch_gain"))
+
+
+def chosen_trial(done: list[dict[str, str]], data: str, method: str) -> tuple[float, float] | None:
+    """Return the trial with the best validation Top-1 at the first seed; None while one of them is missing."""
+    results = {}
+    for trial in TRIALS:
+        key = Job(data, method, *trial, SEEDS[0]).row_key()
+        found = [float(row["validation_top1"]) for row in done if key_of(row) == key]
+        if not found:
+            return None
+        results[trial] = found[0]
+    return max(results, key=results.__getitem__)
+
+
+def pending(done: list[dict[str, str]], sets: list[str], tiers: list[str]) -> Iterator[Job]:
+    """Yield what can run now: the trials of every method, then the other seeds of those whose trial is chosen."""
+    finished = {key_of(row) for row in done}
+    later: list[Job] = []
+    for data in sets:
+        for name, method in METHODS.items():
+            if method.tier not in tiers or (method.tier == "B" and data != "cifar10"):
+                continue
+            tuned_as = name if not method.random else name.replace("random", "nasb")
+            trial = chosen_trial(done, data, tuned_as)
+            if trial is None:
+                if not method.random:
+                    yield from (job for t in TRIALS if (job := Job(data, name, *t, SEEDS[0])).row_key() not in finished)
+                continue
+            seeds = RANDOM_SEEDS if method.random else SEEDS if method.tier == "A" else SEEDS[:1]
+            later += [job for seed in seeds if (job := Job(data, name, *trial, seed)).row_key() not in finished]
+    yield from later
+
+
+class Runner:
+    """Runs jobs, several at once.
+
+    Args:
+        roots: the folder of each data set.
+        out: where the run directories are.
+        workers: runs at once.
+    """
+
+    def __init__(self, roots: dict[str, str], out: Path, workers: int) -> None:
+        self.roots, self.out, self.workers = roots, out, workers
+        self.lock, self.running = threading.Lock(), set[Job]()
+        self.searching: dict[Path, threading.Lock] = {}
+
+    def run(self, tiers: list[str]) -> None:
+        """Run until nothing is left."""
+        with ThreadPoolExecutor(self.workers) as pool:
+            for future in [pool.submit(self._work, tiers) for _ in range(self.workers)]:
+                future.result()
+
+    def _work(self, tiers: list[str]) -> None:
+        while (job := self._take(tiers)) is not None:
+            row = self._train(job)
+            with self.lock:
+                _append(RESULTS, COLUMNS, row)
+                self.running.discard(job)
+            print(f"{job.folder()}: validation Top-1 {float(row['validation_top1']):.2f}", flush=True)
+
+    def _take(self, tiers: list[str]) -> Job | None:
+        with self.lock:
+            for job in pending(rows(), [name for name in SETS if name in self.roots], tiers):
+                if job not in self.running:
+                    self.running.add(job)
+                    return job
+        return None
+
+    def _flags(self, data: str, method: Method, seed: int) -> dict[str, str]:
+        return BASE | SETS[data] | {"data.root": self.roots[data], "seed": str(seed)} | dict(method.flags)
+
+    def _train(self, job: Job) -> dict[str, Any]:
+        method = METHODS[job.method]
+        flags = self._flags(job.set, method, job.seed) | {
+            "finetune.learning_rate": f"{job.learning_rate:g}",
+            "cell.branch_gain": f"{job.branch_gain:.4f}",
+        }
+        out, search_seconds = self.out / job.folder(), 0.0
+        if method.budget is not None:
+            searched, search_seconds = self._architecture(job, method)
+            given = json.loads(searched.read_text())
+            given["cell"]["branch_gain"] = float(flags.pop("cell.branch_gain"))
+            file = out.with_suffix(".json")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(given, indent=1) + "\n")
+            flags["architecture"] = str(file)
+        _nasb("run", flags, out)
+        return _row(job, method, out, search_seconds)
+
+    def _architecture(self, job: Job, method: Method) -> tuple[Path, float]:
+        """Return the architecture of a job's seed and the seconds of its search: searched, or drawn at random."""
+        base = METHODS[job.method.replace("random", "nasb")]
+        folder = self.out / job.set / job.method / f"search-seed{job.seed}"
+        with self.lock:
+            turn = self.searching.setdefault(folder, threading.Lock())
+        with turn:
+            if method.random:
+                return self._draw(job, base, folder), 0.0
+            flags = self._flags(job.set, base, job.seed) | {
+                "architecture": "search",
+                "search.budget": str(base.budget),
+                "search.epochs": str(SEARCH_EPOCHS),
+            }
+            _nasb("search", flags, folder)
+            stages = json.loads((folder / "stages.json").read_text())
+            return folder / "architecture.json", float(stages["search"]["seconds"])
+
+    def _draw(self, job: Job, method: Method, folder: Path) -> Path:
+        file = folder / "architecture.json"
+        if not file.exists():
+            flags = self._flags(job.set, method, job.seed)
+            folder.mkdir(parents=True, exist_ok=True)
+            given = [f"--{key}={value}" for key, value in flags.items() if key.startswith(("network.", "cell."))]
+            shape = "1,28,28" if job.set == "fashion-mnist" else "3,32,32"
+            _call("random_architecture.py", *given, f"--shape={shape}", f"--budget={method.budget}",
+                  f"--seed={job.seed}", f"--out={file}")  # fmt: skip
+        return file
+
+
+def _nasb(command: str, flags: dict[str, str], out: Path) -> None:
+    """Run a command of nasb; its output goes into a file beside the run directory."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    words = [f"--{key}={value}" for key, value in flags.items()]
+    with out.with_name(out.name + ".log").open("a") as log:
+        subprocess.run(
+            [Path(sys.executable).parent / "nasb", command, *words, "--out", out],
+            stdout=log, stderr=log, env=os.environ | ENVIRONMENT, check=True,
+        )  # fmt: skip
+
+
+def _call(script: str, *words: str) -> None:
+    subprocess.run([sys.executable, Path(__file__).parent / script, *words], env=os.environ | ENVIRONMENT, check=True)
+
+
+def _row(job: Job, method: Method, out: Path, search_seconds: float) -> dict[str, Any]:
+    summary = json.loads((out / "summary.json").read_text())
+    environment = json.loads((out / "environment.json").read_text())
+    searched = method.budget is not None and not method.random
+    return {
+        **dataclasses.asdict(job), "learning_rate": f"{job.learning_rate:g}", "branch_gain": f"{job.branch_gain:.4f}",
+        "validation_top1": f"{summary['validation_top1']:.2f}",
+        **{name: summary[name] for name in ("ops", "bops", "flops", "memory_bits", "parameters")},
+        "ops_ratio": f"{summary['ops_ratio']:.4f}", "added_binary_macs": f"{summary['added_binary_macs']:.4f}",
+        "epochs": BASE["finetune.epochs"], "search_epochs": SEARCH_EPOCHS if searched else 0,
+        "search_seconds": f"{search_seconds:.0f}", "train_seconds": f"{summary['seconds']['finetune']:.0f}",
+        "architecture_hash": _hash(out / "architecture.json"), "config_hash": _hash(out / "config.yaml"),
+        "commit": _commit(), "torch": environment["versions"]["torch"], "cpu": environment["cpu"], "threads": 1,
+    }  # fmt: skip
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def _append(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def status(tiers: list[str]) -> None:
+    """Print what is done, and what is left."""
+    done = rows()
+    left = list(pending(done, list(SETS), tiers))
+    print(f"{len(done)} runs are in {RESULTS.name}; {len(left)} can run now (more follow when trials are chosen)")
+    for data in SETS:
+        for name, method in METHODS.items():
+            trial = chosen_trial(done, data, name)
+            if trial is None:
+                continue
+            keys = {Job(data, name, *trial, seed).row_key() for seed in SEEDS}
+            found = [float(row["validation_top1"]) for row in done if key_of(row) in keys]
+            spread = f" +- {statistics.stdev(found):.2f}" if len(found) > 1 else ""
+            print(f"{data:14} {method.label:42} {statistics.mean(found):6.2f}{spread} (n {len(found)}), trial {trial}")
+
+
+def final(runner: Runner) -> None:
+    """Evaluate the chosen runs of every method on the test images, each once."""
+    done, sealed = rows(), {key_of(row) for row in rows(FINAL)}
+    for data in runner.roots:
+        for name, method in METHODS.items():
+            trial = chosen_trial(done, data, name.replace("random", "nasb") if method.random else name)
+            if trial is None:
+                continue
+            for seed in RANDOM_SEEDS if method.random else SEEDS:
+                job = Job(data, name, *trial, seed)
+                if job.row_key() in sealed or job.row_key() not in {key_of(row) for row in done}:
+                    continue
+                words = ["evaluate", runner.out / job.folder(), "--part", "test", "--json"]
+                result = subprocess.run(
+                    [Path(sys.executable).parent / "nasb", *words],
+                    env=os.environ | ENVIRONMENT, check=True, capture_output=True, text=True,
+                )  # fmt: skip
+                top1 = json.loads(result.stdout)["top1"]
+                columns = ("set", "method", "seed", "learning_rate", "branch_gain", "test_top1", "commit")
+                _append(FINAL, columns, dict(zip(columns, (*job.row_key(), f"{top1:.2f}", _commit()), strict=True)))
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("run", "status", "final"))
+    for name in SETS:
+        parser.add_argument(f"--{name}", metavar="FOLDER", help=f"where {name} is; without it, it is left out")
+    parser.add_argument("--out", type=Path, default=Path("runs/claim"), help="the run directories")
+    parser.add_argument("--workers", type=int, default=2, help="runs at once, one thread each (default: %(default)s)")
+    parser.add_argument("--tier", action="append", choices=("A", "B"), help="(default: both)")
+    arguments = parser.parse_args()
+    tiers = arguments.tier or ["A", "B"]
+    if arguments.command == "status":
+        status(tiers)
+        return
+    given = {name: getattr(arguments, name.replace("-", "_")) for name in SETS}
+    runner = Runner({name: root for name, root in given.items() if root}, arguments.out, arguments.workers)
+    if arguments.command == "run":
+        runner.run(tiers)
+    else:
+        final(runner)
+
+
+if __name__ == "__main__":
+    main()
