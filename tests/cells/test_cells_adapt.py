@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nasb.cells.adapt import Adapt, ConvShape, ConvShortcut
+from nasb.cells.adapt import Adapt, AvgMaxShortcut, ConvShape, ConvShortcut
 
 
 def slow_adapt(x, out_channels, stride, wanted):
@@ -119,3 +119,30 @@ def test_the_conv_shortcut_is_pooling_then_1x1_then_batch_norm(size, training, r
         training,
     )
     torch.testing.assert_close(shortcut(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("out_channels", "stride"), [(8, 2), (12, 2), (16, 1), (6, 3)])
+def test_channels_are_added_by_max_pooling(out_channels, stride, training, randomize):
+    shape = shape_of(4, out_channels, stride=stride, size=(9, 9))
+    shortcut = randomize(AvgMaxShortcut(shape)).train(training)
+    state = {key: value.clone() for key, value in shortcut.bn.state_dict().items()}
+    x = torch.randn(3, 4, 9, 9)
+    size = shape.out_size[0]
+    padded = F.pad(x, (0, size * stride - 9, 0, size * stride - 9), mode="replicate") if size * stride > 9 else x
+    windows = padded.reshape(3, 4, size, stride, size, stride)
+    largest = windows.amax((3, 5))
+    if out_channels < 8:
+        largest = (largest[:, :2] + largest[:, 2:]) / 2
+    largest = torch.cat([largest] * 3, 1)[:, : out_channels - 4]
+    norm = (state["running_mean"], state["running_var"], state["weight"], state["bias"], training)
+    expected = torch.cat([windows.mean((3, 5)), F.batch_norm(largest, *norm)], 1)
+    torch.testing.assert_close(shortcut(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("in_channels", "out_channels", "possible"),
+    [(4, 8, True), (4, 6, True), (4, 7, False), (4, 4, False), (8, 4, False)],
+)
+def test_channels_can_be_added(in_channels, out_channels, possible):
+    assert AvgMaxShortcut.possible(shape_of(in_channels, out_channels)) is possible

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nasb.cells import Architecture, CellConfig, Edge
 from nasb.cells.architecture import live_pairs, node_pairs, prune
-from nasb.cells.config import ACTIVATIONS, SHORTCUTS, SURROGATES, WEIGHT_SCALES
+from nasb.cells.config import ACTIVATIONS, SHORTCUTS, SURROGATES, THRESHOLDS, WEIGHT_SCALES
 from nasb.cells.operations import NONE, OPERATIONS
 from nasb.errors import UserError
 from nasb.networks import create_network
@@ -78,6 +78,7 @@ configs = st.builds(
     activation=st.sampled_from(ACTIVATIONS),
     shortcut=st.sampled_from(SHORTCUTS),
     learned_threshold=st.booleans(),
+    thresholds=st.sampled_from(THRESHOLDS),
     weight_scale=st.sampled_from(WEIGHT_SCALES),
     surrogate=st.sampled_from(SURROGATES),
     pad_value=st.sampled_from((-1, 0, 1)),

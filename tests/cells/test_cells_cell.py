@@ -122,6 +122,32 @@ def test_operations_that_leave_one_node_share_one_binarization(bases, monkeypatc
     assert sum(isinstance(layer, Binarize) for layer in cell.modules()) == 3 + (bases - 1)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_thresholds_of_edges_are_written_by_hand(stride, randomize):
+    edges = [Edge(0, 1, "bin_conv_3x3"), Edge(0, 2, "bin_conv_3x3"), Edge(1, 2, "bin_conv_1x1")]
+    cell = randomize(cell_of(shape_of(4, 6, stride), CellConfig(nodes=1, thresholds="edge"), edges)).eval().double()
+    s = cell.state_dict()
+    x = torch.randn(3, 4, 8, 8).double()
+
+    def conv(value, edge, own_stride, padding):
+        b = sign(value, s[f"inside.{edge}.threshold"].view(1, -1, 1, 1))
+        return binary(b, s, f"edges.{edge}.operation", own_stride, padding, False)
+
+    y = pool(x, stride, 6) + binary(sign(x, 0.0), s, "backbone.0", stride, 1, False)
+    y = y + conv(x, "0_to_2_paid", stride, 1) + conv(conv(x, "0_to_1_paid", stride, 1), "1_to_2_paid", 1, 0)
+    torch.testing.assert_close(cell(x), y)
+
+
+def test_thresholds_of_edges_start_off_the_backbones_and_are_learned():
+    cell = cell_of(shape_of(), CellConfig(nodes=2, thresholds="edge"), RICH)
+    starts = {name: binarize.threshold for name, binarize in cell.inside.items()}
+    outer = {"0_to_1_paid": 0.5, "0_to_2_paid": -0.5, "0_to_3_paid": 0.5}
+    inner = {"1_to_2_paid": 0.0, "1_to_3_paid": 0.0, "2_to_3_paid": 0.0}
+    assert {name: start[0].item() for name, start in starts.items()} == outer | inner
+    assert all(isinstance(start, nn.Parameter) and start.unique().numel() == 1 for start in starts.values())
+    assert cell.binarize[0].threshold is None
+
+
 def test_a_dead_edge_of_a_derived_cell_computes_nothing():
     edges = [Edge(0, 1, "bin_conv_3x3"), Edge(2, 3, "bin_conv_3x3"), Edge(0, 3, "bin_conv_1x1")]
     cell = cell_of(shape_of(), CellConfig(nodes=2), edges)

@@ -138,12 +138,13 @@ def test_same_architecture_gives_the_same_bytes(tmp_path, suffix, cell):
 
 
 @pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("options", [{"shortcut": "adapt"}, {"shortcut": "avgmax", "thresholds": "edge"}])
 @pytest.mark.parametrize("nodes", [0, 1, 2])
-def test_no_two_texts_overlap_or_leave_the_page(nodes, large):
+def test_no_two_texts_overlap_or_leave_the_page(nodes, options, large):
     from nasb.cells.drawing_cell import cell_page
     from nasb.cells.drawing_network import network_page, read_network
 
-    arch = architecture(full(nodes), nodes=nodes, bases=16, shortcut="adapt")
+    arch = architecture(full(nodes), nodes=nodes, bases=16, **options)
     network = read_network(built(arch), arch)
     canvas = cell_page(arch, network, name="layer2.0.conv1") if large else network_page(arch, network)
     renderer = canvas.figure.canvas.get_renderer()

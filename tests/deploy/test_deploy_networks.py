@@ -27,6 +27,7 @@ ZOOS = {
     "thresholds, learned scale, border +1": {"learned_threshold": True, "weight_scale": "learned", "pad_value": 1},
     "three bases, border -1": {"bases": 3, "pad_value": -1, "shortcut": "adapt", "activation": "rprelu"},
     "two nodes": {"nodes": 2, "learned_threshold": True},
+    "thresholds of edges": {"nodes": 2, "thresholds": "edge", "shortcut": "avgmax"},
     "no inside node": {"nodes": 0, "activation": "prelu"},
 }
 

@@ -11,7 +11,9 @@ from torch import nn
 
 from nasb.binary import BinaryConv2d
 from nasb.cells import CellConfig, Edge
+from nasb.cells.adapt import Adapt, AvgMaxShortcut
 from nasb.cells.cell import Cell
+from nasb.cost import count
 from nasb.errors import UserError
 from nasb.networks import create_host, create_network
 from nasb.networks.convert import convert
@@ -45,6 +47,16 @@ def test_resnet20_with_every_edge_none_is_bi_real_net_exactly(shortcut, training
     expected = resnet20(x, state, training, conv_shortcuts=shortcut == "conv")
     torch.testing.assert_close(network(x), expected)
     assert expected.std() > 0.1
+
+
+def test_shortcuts_that_add_channels_by_max_pooling():
+    host = create_host("resnet20", num_classes=5, options={"width": 4})
+    network = convert(host, (3, 16, 16), cell=CellConfig(shortcut="avgmax"))
+    kinds = {name: type(module.shortcut) for name, module in network.named_modules() if isinstance(module, Cell)}
+    assert {name for name, kind in kinds.items() if kind is AvgMaxShortcut} == {"layer2.0.conv1", "layer3.0.conv1"}
+    assert set(kinds.values()) == {Adapt, AvgMaxShortcut}
+    adapted = convert(host, (3, 16, 16), cell=CellConfig(shortcut="adapt"))
+    assert count(network, (3, 16, 16)).ops == count(adapted, (3, 16, 16)).ops
 
 
 def test_resnet20_with_prelu_has_one_behind_the_stem_and_behind_each_cell(randomize):

@@ -1,6 +1,6 @@
-"""adapt(x), the parameter-free change of shape, and the two kinds of shortcut that are made of it."""
+"""adapt(x), the parameter-free change of shape, and the kinds of shortcut that are made of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -45,11 +45,15 @@ class Adapt(nn.Module):
     Stride s by s x s average pooling; sizes that s does not divide are extended by their last row and column (or cut
     at the centre) to what the convolution's output asks. More channels by repeating and cutting; fewer by averaging
     channels c, c + C', c + 2C', ..., the inverse of repeating.
+
+    Args:
+        shape: the convolution.
+        maximum: pool by the maximum instead.
     """
 
-    def __init__(self, shape: ConvShape) -> None:
+    def __init__(self, shape: ConvShape, *, maximum: bool = False) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.maximum = shape, maximum
 
     @staticmethod
     def possible(in_channels: int, out_channels: int) -> bool:
@@ -61,12 +65,9 @@ class Adapt(nn.Module):
         shape = self.shape
         if shape.keeps_shape:
             return x_NCHW
-        height, width = x_NCHW.shape[-2:]
-        wanted = shape.output_size((height, width))
-        (stride_h, stride_w) = shape.stride
-        x_NCHW = _fit(x_NCHW, wanted[0] * stride_h, wanted[1] * stride_w)
+        x_NCHW = _fit(x_NCHW, shape)
         if shape.stride != (1, 1):
-            x_NCHW = F.avg_pool2d(x_NCHW, shape.stride)
+            x_NCHW = (F.max_pool2d if self.maximum else F.avg_pool2d)(x_NCHW, shape.stride)
         if shape.out_channels > shape.in_channels:
             repeats = -(-shape.out_channels // shape.in_channels)
             x_NCHW = torch.cat([x_NCHW] * repeats, 1)[:, : shape.out_channels]
@@ -75,8 +76,10 @@ class Adapt(nn.Module):
         return x_NCHW
 
 
-def _fit(x_NCHW: Tensor, height: int, width: int) -> Tensor:  # noqa: N803
-    """Cut at the centre, or repeat the last row and column, until the size is height x width."""
+def _fit(x_NCHW: Tensor, shape: ConvShape) -> Tensor:  # noqa: N803
+    """Cut at the centre, or repeat the last row and column, until the size is the stride times the output's."""
+    out_height, out_width = shape.output_size((x_NCHW.shape[2], x_NCHW.shape[3]))
+    height, width = out_height * shape.stride[0], out_width * shape.stride[1]
     top, left = max(x_NCHW.shape[2] - height, 0) // 2, max(x_NCHW.shape[3] - width, 0) // 2
     x_NCHW = x_NCHW[:, :, top : top + height, left : left + width]
     bottom, right = height - x_NCHW.shape[2], width - x_NCHW.shape[3]
@@ -88,22 +91,37 @@ def _fit(x_NCHW: Tensor, height: int, width: int) -> Tensor:  # noqa: N803
     return x_NCHW
 
 
+class AvgMaxShortcut(nn.Module):
+    """More channels by max pooling: the input's own are average-pooled; those that are added are the input's,
+    max-pooled and batch-normalized.
+
+    It costs no OPs, as adapt does, but what it adds is new: average and maximum of the same pixels differ.
+    """
+
+    def __init__(self, shape: ConvShape) -> None:
+        super().__init__()
+        added = shape.out_channels - shape.in_channels
+        self.average = Adapt(replace(shape, out_channels=shape.in_channels))
+        self.maximum = Adapt(replace(shape, out_channels=added), maximum=True)
+        self.bn = nn.BatchNorm2d(added)
+
+    @staticmethod
+    def possible(shape: ConvShape) -> bool:
+        """Whether there are channels to add, and they can be had from the input's."""
+        added = shape.out_channels - shape.in_channels
+        return added > 0 and Adapt.possible(shape.in_channels, added)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:  # noqa: N803
+        """Map [N, C, H, W] to [N, C', H', W']."""
+        return torch.cat([self.average(x_NCHW), self.bn(self.maximum(x_NCHW))], 1)
+
+
 class ConvShortcut(nn.Module):
     """Average pooling by the stride, a real 1x1 convolution, batch norm: the shortcut of Bi-Real Net as published."""
 
     def __init__(self, shape: ConvShape) -> None:
         super().__init__()
-        self.pool = Adapt(
-            ConvShape(
-                in_channels=shape.in_channels,
-                out_channels=shape.in_channels,
-                kernel_size=shape.kernel_size,
-                stride=shape.stride,
-                padding=shape.padding,
-                dilation=shape.dilation,
-                in_size=shape.in_size,
-            )
-        )
+        self.pool = Adapt(replace(shape, out_channels=shape.in_channels))
         self.conv = nn.Conv2d(shape.in_channels, shape.out_channels, 1, bias=False)
         self.bn = nn.BatchNorm2d(shape.out_channels)
 

@@ -26,6 +26,9 @@ from nasb.cells.config import CellConfig
 from nasb.cells.operations import OPERATIONS, BinaryBranch, binary_branch
 from nasb.errors import UserError
 
+EDGE_THRESHOLD = 0.5
+"""Where the thresholds of edges out of the input start, up or down, if each edge has its own."""
+
 EdgeKey = tuple[int, int, bool]
 """(source, target, paid): between two nodes free and paid operations stand on separate edges."""
 
@@ -99,13 +102,18 @@ class Cell(nn.Module):
                 if (source, target, paid) in edges:
                     self.edges[edge_name(source, target, paid)] = edges[source, target, paid]
                     self._edge_keys.append((source, target, paid))
-        self.inside = nn.ModuleDict(
-            {
-                str(node): self._binarize(shape.out_channels, 0.0)
-                for node in range(1, config.nodes + 1)
-                if any(source == node and paid for source, _, paid in self._edge_keys)
-            }
-        )
+        paid_keys = [key for key in self._edge_keys if key[2]]
+        # What a paid edge reads, beside those out of the input that share the backbone's: a binarization for each node,
+        # or for each edge. Out of the input these start off the backbone's threshold, to tell what it does not.
+        self.inside = nn.ModuleDict()
+        for source, target, paid in paid_keys:
+            if config.thresholds == "edge":
+                channels = shape.out_channels if source else shape.in_channels
+                start = 0.0 if source else EDGE_THRESHOLD if target % 2 else -EDGE_THRESHOLD
+                name = edge_name(source, target, paid)
+                self.inside[name] = Binarize(channels, learned=True, initial=start, surrogate=config.surrogate)
+            elif source and str(source) not in self.inside:
+                self.inside[str(source)] = self._binarize(shape.out_channels, 0.0)
         self.activation = activation(config.activation, shape.out_channels)
 
     def _binarize(self, channels: int, start: float) -> Binarize:
@@ -141,12 +149,14 @@ class Cell(nn.Module):
         if self.shortcut is not None:
             output = output.add_(self.shortcut(x_NCHW))
 
-        def read_signs(node: int) -> Tensor:
+        def read_signs(node: int, target: int) -> Tensor:
+            if self.config.thresholds == "edge":
+                return self.inside[edge_name(node, target, True)](values[node] if node else x_NCHW)  # type: ignore[no-any-return]
             if node not in signs:
                 signs[node] = self.inside[str(node)](values[node])
             return signs[node]
 
-        def read_value(node: int) -> Tensor:
+        def read_value(node: int, target: int) -> Tensor:
             if node == 0 and 0 not in values:
                 values[0] = self.adapt(x_NCHW)
             return values[node]
@@ -154,7 +164,7 @@ class Cell(nn.Module):
         last = self.config.nodes + 1
         for source, target, paid in self.live_edges():
             read = read_signs if paid else read_value
-            y = self.edge((source, target, paid))(lambda read=read, node=source: read(node))  # type: ignore[misc]
+            y = self.edge((source, target, paid))(lambda read=read, s=source, t=target: read(s, t))  # type: ignore[misc]
             if y is None:
                 continue
             if target == last:

@@ -6,7 +6,8 @@ from typing import Any
 from nasb.errors import UserError, unknown_name
 
 ACTIVATIONS = ("none", "prelu", "rprelu")
-SHORTCUTS = ("auto", "adapt", "conv")
+SHORTCUTS = ("auto", "adapt", "avgmax", "conv")
+THRESHOLDS = ("node", "edge")
 WEIGHT_SCALES = ("none", "mean", "learned")
 SURROGATES = (
     "clipped_identity",
@@ -29,10 +30,13 @@ class CellConfig:
     activation: str = "none"
     """What follows the cell's sum: none (published Bi-Real Net), prelu or rprelu."""
     shortcut: str = "auto"
-    """Shortcut of a cell that changes shape: conv (average pooling, real 1x1, batch norm), adapt (no parameters), or
-    auto: as the host had it."""
+    """Shortcut of a cell that changes shape: conv (average pooling, real 1x1, batch norm), adapt (average pooling,
+    channels repeated), avgmax (the added channels max-pooled, batch norm), or auto: as the host had it."""
     learned_threshold: bool = False
     """Learn a threshold per channel for each binarization (RSign) instead of 0."""
+    thresholds: str = "node"
+    """node: the operations that leave a node share one binarization of it. edge: each edge of binary convolutions has
+    one of its own, with a learned threshold per channel, as each further base has."""
     weight_scale: str = "none"
     """Scale of binary weights: none, mean or learned. The batch norm behind each binary convolution absorbs it."""
     surrogate: str = "polynomial"
@@ -46,6 +50,7 @@ class CellConfig:
         for key, accepted in (
             ("activation", ACTIVATIONS),
             ("shortcut", SHORTCUTS),
+            ("thresholds", THRESHOLDS),
             ("weight_scale", WEIGHT_SCALES),
             ("surrogate", SURROGATES),
         ):

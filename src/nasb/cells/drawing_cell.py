@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from nasb.cells.adapt import Adapt, ConvShape, ConvShortcut
+from nasb.cells.adapt import Adapt, AvgMaxShortcut, ConvShape, ConvShortcut
 from nasb.cells.architecture import Architecture, Edge, prune
 from nasb.cells.cell import Cell, edge_shape
 from nasb.cells.drawing_canvas import GREY, Canvas, CellGraph, GraphStyle, level_of, text_width
@@ -83,6 +83,9 @@ def _shortcut(cell: Cell, *, short: bool) -> str:
         stride = cell.shape.stride
         pooling = f"average pooling {_size(stride)}, " if stride != (1, 1) else ""
         return f"{pooling}real 1x1 {cell.shape.in_channels}-{cell.shape.out_channels}, BN"
+    if isinstance(cell.shortcut, AvgMaxShortcut):
+        added = cell.shape.out_channels - cell.shape.in_channels
+        return f"average pooling {_size(cell.shape.stride)}; {added} channels added by max pooling, BN"
     if cell.shape.keeps_shape:
         return "identity" if short else "the cell's input itself"
     return "adapt(in)"
@@ -107,6 +110,7 @@ def _notes(cell: Cell, edges: Sequence[Edge]) -> list[tuple[str, list[str]]]:
     shape, config = cell.shape, cell.config
     kernel = f"BinConv{_size(shape.kernel_size)}"
     learned = config.learned_threshold or config.bases > 1
+    own = config.thresholds == "edge" and any(OPERATIONS[edge.operation].paid for edge in edges)
     shortcut = "" if cell.shortcut is None else "S(x) + "
     if config.bases > 1:
         formula = f"{shortcut}Σ BNₖ({kernel}ₖ(sign(x ≥ tₖ))),  k = 1..{config.bases}"
@@ -122,6 +126,8 @@ def _notes(cell: Cell, edges: Sequence[Edge]) -> list[tuple[str, list[str]]]:
     ]
     if not edges:
         notes.append(("edges", ["none: the hand-made cell"]))
+    if own:
+        notes.append(("binary convolutions", ["each edge has one learned t for each channel"]))
     if shape.keeps_shape:
         return notes
     paid = {OPERATIONS[edge.operation].paid for edge in edges if edge.source == 0}

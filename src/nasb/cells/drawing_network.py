@@ -11,7 +11,7 @@ from itertools import groupby
 import torch.fx
 from torch import nn
 
-from nasb.cells.adapt import Adapt, ConvShape, ConvShortcut
+from nasb.cells.adapt import Adapt, AvgMaxShortcut, ConvShape, ConvShortcut
 from nasb.cells.architecture import Architecture, Edge, prune
 from nasb.cells.cell import Cell, edge_shape
 from nasb.cells.drawing_canvas import (
@@ -295,4 +295,6 @@ def _short_shortcut(cell: Cell) -> str:
         return "the block's addition" if block_adds(cell) else "no shortcut"
     if isinstance(cell.shortcut, ConvShortcut):
         return "real 1x1"
+    if isinstance(cell.shortcut, AvgMaxShortcut):
+        return "avg, max"
     return "" if cell.shape.keeps_shape else "adapt"

@@ -212,7 +212,7 @@ def reshape(step: Step) -> str:
 
 @layer(Adapt)
 def adapt(step: Step) -> str:
-    """Slice, Pad(edge) to the size; AveragePool by the stride; Concat, Slice or Slice, Add, Mul for channels."""
+    """Slice, Pad(edge) to the size; AveragePool or MaxPool by the stride; Concat, Slice or Slice, Add, Mul on C."""
     shape = step.module.shape
     x = step.x
     if shape.keeps_shape:
@@ -227,7 +227,7 @@ def adapt(step: Step) -> str:
     if any(missing):
         x = step.emit("Pad", x, step.graph.integers(0, 0, 0, 0, 0, 0, *missing), mode="edge")
     if shape.stride != (1, 1):
-        x = average_pool(step, x, shape.stride, shape.stride)
+        x = (_max_pool if step.module.maximum else average_pool)(step, x, shape.stride, shape.stride)
     return _adapt_channels(step, x, shape.in_channels, shape.out_channels)
 
 
@@ -267,3 +267,8 @@ def average_pool(
         count_include_pad=int(include_pad),
         ceil_mode=0,
     )
+
+
+def _max_pool(step: Step, x: str, kernel: Sequence[int], strides: Sequence[int]) -> str:
+    window: dict[str, Any] = {"kernel_shape": list(kernel), "strides": list(strides), "pads": [0] * 4}
+    return step.emit("MaxPool", x, **window, dilations=[1, 1], ceil_mode=0)

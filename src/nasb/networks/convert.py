@@ -23,7 +23,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from nasb.binary import Binarize
-from nasb.cells.adapt import Adapt, ConvShape, ConvShortcut
+from nasb.cells.adapt import Adapt, AvgMaxShortcut, ConvShape, ConvShortcut
 from nasb.cells.architecture import Edge
 from nasb.cells.cell import Cell, EdgeKey, activation, derived_edges
 from nasb.cells.config import CellConfig
@@ -32,7 +32,7 @@ from nasb.errors import UserError
 from nasb.networks import analysis
 from nasb.networks.analysis import Residual, Unit
 from nasb.networks.plan import Plan
-from nasb.networks.roles import ADAPT, ADDITION, CONV, NOTHING, Shortcut, assign_roles, side_conv
+from nasb.networks.roles import ADAPT, ADDITION, AVGMAX, CONV, NOTHING, Shortcut, assign_roles, side_conv
 
 EdgeBuilder = Callable[[str, ConvShape], dict[EdgeKey, nn.Module]]
 
@@ -125,13 +125,19 @@ class _Conversion:
         """Return what the plan says of a convolution: (what it becomes, why)."""
         pooled = "average pooling, real 1x1, batch norm"
         if conv in self.roles.units:
-            texts = {ADAPT: "adapt", CONV: pooled, ADDITION: "the block's addition", NOTHING: "none is possible"}
+            texts = {
+                ADAPT: "adapt",
+                AVGMAX: "average pooling, added channels max-pooled",
+                CONV: pooled,
+                ADDITION: "the block's addition",
+                NOTHING: "none is possible",
+            }
             return "cell", f"shortcut: {texts[self.roles.shortcuts[conv].kind]}"
         for cell, shortcut in self.roles.shortcuts.items():
             if shortcut.side is conv:
                 return f"shortcut of {cell.target}", pooled
         if any(conv in residual.shortcut for residual, _ in self.roles.removed):
-            return "removed", "asked: shortcut adapt"
+            return "removed", f"asked: shortcut {self.config.shortcut}"
         if isinstance(self.traced.get_submodule(str(conv.target)), ConvShortcut):
             return "shortcut", pooled
         return "real", self.roles.real[conv]
@@ -145,6 +151,8 @@ class _Conversion:
             module = ConvShortcut(shape) if shortcut.side is None else self._conv_shortcut(shape, shortcut.side)
         elif shortcut.kind == ADAPT:
             module = Adapt(shape)
+        elif shortcut.kind == AVGMAX:
+            module = AvgMaxShortcut(shape)
         gain = 1.0 if shortcut.kind == NOTHING else None
         cell = Cell(shape, self.config, edges(name, shape), module, gain=gain)
         bn = None if unit.bn is None else self.traced.get_submodule(str(unit.bn.target))

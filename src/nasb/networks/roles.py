@@ -9,21 +9,22 @@ from dataclasses import dataclass, field
 import torch.fx
 from torch import nn
 
-from nasb.cells.adapt import Adapt, ConvShape
+from nasb.cells.adapt import Adapt, AvgMaxShortcut, ConvShape
 from nasb.cells.config import CellConfig
 from nasb.errors import UserError
 from nasb.networks import analysis
 from nasb.networks.analysis import Residual, Unit
 
-ADAPT, CONV, ADDITION, NOTHING = "adapt", "conv", "addition", "nothing"
+ADAPT, AVGMAX, CONV, ADDITION, NOTHING = "adapt", "avgmax", "conv", "addition", "nothing"
 
 
 @dataclass(frozen=True)
 class Shortcut:
     """The shortcut of a cell.
 
-    `kind` is adapt, conv (average pooling, real 1x1, batch norm; `side` is the host's 1x1 whose weights it takes
-    over), addition (the host's own addition around the cell) or nothing (there is none, and none is possible).
+    `kind` is adapt, avgmax (added channels are max-pooled), conv (average pooling, real 1x1, batch norm; `side` is the
+    host's 1x1 whose weights it takes over), addition (the host's own
+    addition around the cell) or nothing (there is none, and none is possible).
     """
 
     kind: str
@@ -123,7 +124,7 @@ def _decide_residual(traced: torch.fx.GraphModule, residual: Residual, roles: Ro
         roles.shortcuts[units[-1].conv] = Shortcut(ADDITION)
         return
     roles.removed.append((residual, units[-1]))
-    if side is not None and config.shortcut != ADAPT:
+    if side is not None and config.shortcut not in (ADAPT, AVGMAX):
         roles.shortcuts[changing[0]] = Shortcut(CONV, side)
 
 
@@ -135,4 +136,6 @@ def side_conv(residual: Residual, roles: Roles) -> torch.fx.Node | None:
 def _own_shortcut(shape: ConvShape, config: CellConfig) -> Shortcut:
     if config.shortcut == CONV and not shape.keeps_shape:
         return Shortcut(CONV)
+    if config.shortcut == AVGMAX and AvgMaxShortcut.possible(shape):
+        return Shortcut(AVGMAX)
     return Shortcut(ADAPT if Adapt.possible(shape.in_channels, shape.out_channels) else NOTHING)
