@@ -129,23 +129,35 @@ def test_thresholds_of_edges_are_written_by_hand(stride, randomize):
     s = cell.state_dict()
     x = torch.randn(3, 4, 8, 8).double()
 
+    def threshold(name):
+        return s[f"{name}.threshold"].view(1, -1, 1, 1)
+
     def conv(value, edge, own_stride, padding):
-        b = sign(value, s[f"inside.{edge}.threshold"].view(1, -1, 1, 1))
+        b = sign(value, threshold(f"inside.{edge}"))
         return binary(b, s, f"edges.{edge}.operation", own_stride, padding, False)
 
-    y = pool(x, stride, 6) + binary(sign(x, 0.0), s, "backbone.0", stride, 1, False)
+    y = pool(x, stride, 6) + binary(sign(x, threshold("binarize.0")), s, "backbone.0", stride, 1, False)
     y = y + conv(x, "0_to_2_paid", stride, 1) + conv(conv(x, "0_to_1_paid", stride, 1), "1_to_2_paid", 1, 0)
     torch.testing.assert_close(cell(x), y)
 
 
-def test_thresholds_of_edges_start_off_the_backbones_and_are_learned():
-    cell = cell_of(shape_of(), CellConfig(nodes=2, thresholds="edge"), RICH)
-    starts = {name: binarize.threshold for name, binarize in cell.inside.items()}
-    outer = {"0_to_1_paid": 0.5, "0_to_2_paid": -0.5, "0_to_3_paid": 0.5}
-    inner = {"1_to_2_paid": 0.0, "1_to_3_paid": 0.0, "2_to_3_paid": 0.0}
-    assert {name: start[0].item() for name, start in starts.items()} == outer | inner
-    assert all(isinstance(start, nn.Parameter) and start.unique().numel() == 1 for start in starts.values())
-    assert cell.binarize[0].threshold is None
+@pytest.mark.parametrize("bases", [1, 2])
+def test_thresholds_of_edges_out_of_the_input_start_spread_with_those_of_the_bases(bases):
+    cell = cell_of(shape_of(), CellConfig(nodes=2, thresholds="edge", bases=bases), RICH)
+    inside = {name: binarize.threshold for name, binarize in cell.inside.items()}
+    assert set(inside) == {f"{i}_to_{j}_paid" for i, j in ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))}
+    assert all(not inside[name].any() for name in inside if not name.startswith("0"))
+    own = [start for name, start in inside.items() if name.startswith("0")]
+    starts = [*(binarize.threshold for binarize in cell.binarize), *own]
+    assert len(starts) == bases + 3
+    assert all(isinstance(start, nn.Parameter) and start.unique().numel() == 1 for start in starts)
+    assert sorted(start[0].item() for start in starts) == pytest.approx(torch.linspace(-0.5, 0.5, bases + 3).tolist())
+
+
+def test_without_edges_the_cell_is_the_hand_made_one_whatever_the_thresholds():
+    cell = cell_of(shape_of(), CellConfig(nodes=2, thresholds="edge"), [Edge(0, 3, "max_pool_3x3")])
+    assert [binarize.threshold for binarize in cell.binarize] == [None]
+    assert not cell.inside
 
 
 def test_a_dead_edge_of_a_derived_cell_computes_nothing():

@@ -33,7 +33,7 @@ def test_run_directory_is_complete(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names >= {
         "config.yaml", "environment.json", "architecture.json", "architecture.svg", "metrics.jsonl", "tensorboard",
-        "pretrained.safetensors", "model.safetensors", "stages.json", "summary.json",
+        "supernet.safetensors", "pretrained.safetensors", "model.safetensors", "stages.json", "summary.json",
     }  # fmt: skip
     assert list((finished / "checkpoints").iterdir()) == []
     summary = json.loads((finished / "summary.json").read_text())

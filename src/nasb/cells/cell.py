@@ -26,9 +26,6 @@ from nasb.cells.config import CellConfig
 from nasb.cells.operations import OPERATIONS, BinaryBranch, binary_branch
 from nasb.errors import UserError
 
-EDGE_THRESHOLD = 0.5
-"""Where the thresholds of edges out of the input start, up or down, if each edge has its own."""
-
 EdgeKey = tuple[int, int, bool]
 """(source, target, paid): between two nodes free and paid operations stand on separate edges."""
 
@@ -89,35 +86,34 @@ class Cell(nn.Module):
             binary_branch(shape, config, shape.kernel_size, shape.padding, shape.dilation, shape.groups, gain)
             for _ in range(config.bases)
         )
-        # Base 0 shares its binarization with the edges that leave the input; each further base has a threshold of its
-        # own. K equal bases would stay equal, so their thresholds start evenly spread around 0.
-        starts = torch.linspace(-0.5, 0.5, config.bases).tolist() if config.bases > 1 else [0.0]
-        starts.sort(key=abs)  # the shared one starts nearest to 0
-        self.binarize = nn.ModuleList(self._binarize(shape.in_channels, start) for start in starts)
-        self.adapt = Adapt(shape)
-        self.edges = nn.ModuleDict()
         self._edge_keys: list[EdgeKey] = []
         for source, target in node_pairs(config.nodes):
-            for paid in (False, True):
-                if (source, target, paid) in edges:
-                    self.edges[edge_name(source, target, paid)] = edges[source, target, paid]
-                    self._edge_keys.append((source, target, paid))
-        paid_keys = [key for key in self._edge_keys if key[2]]
-        # What a paid edge reads, beside those out of the input that share the backbone's: a binarization for each node,
-        # or for each edge. Out of the input these start off the backbone's threshold, to tell what it does not.
+            self._edge_keys += [(source, target, paid) for paid in (False, True) if (source, target, paid) in edges]
+        paid = [key for key in self._edge_keys if key[2]]
+        # Base 0 shares its binarization with the edges that leave the input; each further base has a threshold of its
+        # own, and each such edge where the config says so. Equal thresholds would stay equal, as what is told by them:
+        # they start evenly spread around 0, the bases' nearest to it.
+        own = [key for key in paid if key[0] == 0] if config.thresholds == "edge" else []
+        count = config.bases + len(own)
+        starts = sorted(torch.linspace(-0.5, 0.5, count).tolist(), key=abs) if count > 1 else [0.0]
+        learned = config.learned_threshold or count > 1
+        self.binarize = nn.ModuleList(
+            self._binarize(shape.in_channels, start, learned) for start in starts[: config.bases]
+        )
+        self.adapt = Adapt(shape)
+        self.edges = nn.ModuleDict({edge_name(*key): edges[key] for key in self._edge_keys})
+        # What other paid edges read: a binarization for each inside node, or one for each edge.
         self.inside = nn.ModuleDict()
-        for source, target, paid in paid_keys:
-            if config.thresholds == "edge":
-                channels = shape.out_channels if source else shape.in_channels
-                start = 0.0 if source else EDGE_THRESHOLD if target % 2 else -EDGE_THRESHOLD
-                name = edge_name(source, target, paid)
-                self.inside[name] = Binarize(channels, learned=True, initial=start, surrogate=config.surrogate)
-            elif source and str(source) not in self.inside:
-                self.inside[str(source)] = self._binarize(shape.out_channels, 0.0)
+        for key, start in zip(own, starts[config.bases :], strict=True):
+            self.inside[edge_name(*key)] = self._binarize(shape.in_channels, start, True)
+        for key in paid:
+            if key[0] and config.thresholds == "edge":
+                self.inside[edge_name(*key)] = self._binarize(shape.out_channels, 0.0, True)
+            elif key[0] and str(key[0]) not in self.inside:
+                self.inside[str(key[0])] = self._binarize(shape.out_channels, 0.0, learned)
         self.activation = activation(config.activation, shape.out_channels)
 
-    def _binarize(self, channels: int, start: float) -> Binarize:
-        learned = self.config.learned_threshold or self.config.bases > 1
+    def _binarize(self, channels: int, start: float, learned: bool) -> Binarize:
         return Binarize(channels, learned=learned, initial=start, surrogate=self.config.surrogate)
 
     def bases(self) -> list[BinaryBranch]:

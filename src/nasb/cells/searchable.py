@@ -24,6 +24,8 @@ class SearchableEdge(nn.Module):
         shape: what they have to give.
         config: options of the network's cells.
         key: where in its cell it stands.
+
+    `base` is where alpha began, as the budget asks: what alpha says of the operations is its gain over that.
     """
 
     def __init__(self, names: Sequence[str], shape: ConvShape, config: CellConfig, key: EdgeKey = (0, 1, True)) -> None:
@@ -33,6 +35,8 @@ class SearchableEdge(nn.Module):
         built = {name: OPERATIONS[name].build(shape, config) for name in names}
         self.candidates = nn.ModuleDict({name: module for name, module in built.items() if module is not None})
         self.alpha = nn.Parameter(torch.zeros(len(names)))
+        self.base: Tensor
+        self.register_buffer("base", torch.zeros(len(names)))
         self._active: tuple[int, ...] | None = None
         self._gates: Tensor | None = None
 
@@ -40,6 +44,10 @@ class SearchableEdge(nn.Module):
         """Choose what runs: the indices of candidates, and their factors [len(names)] (None: 1). None: the mixture."""
         self._active = None if active is None else tuple(active)
         self._gates = gates
+
+    def gain(self) -> Tensor:
+        """Return what alpha has gained over where it began, [len(names)]."""
+        return self.alpha.detach() - self.base
 
     def selected(self) -> int:
         """Return the index of the one candidate that runs; 0 where it is none, or not one alone."""

@@ -68,7 +68,7 @@ class Searcher:
         if table is not None:
             self.budget = checked_budget_ms(config.budget_ms, table)
             self.cost = CostModel.of_milliseconds(network, table)
-        self.base = self._start()
+        self._start()
         starts = [edge.alpha.detach().softmax(0).cpu() for edge in self.edges]
         self.strategy = STRATEGIES[config.strategy](self.edges, starts, config)
         self.optimizer = torch.optim.Adam(self.alphas(), lr=config.alpha_learning_rate, betas=ALPHA_BETAS)
@@ -87,10 +87,8 @@ class Searcher:
         return {(cell, key): edge.alpha.softmax(0) for cell, key, edge in self.named}
 
     @torch.no_grad()
-    def _start(self) -> list[Tensor]:
-        """Set alpha so that E[cost] meets the budget or comes nearest, and return it.
-
-        By bisection of the logit of none on paid edges.
+    def _start(self) -> None:
+        """Set alpha so that E[cost] meets the budget or comes nearest: bisection of the logit of none on paid edges.
 
         Free operations cost milliseconds: where these are the budget, free edges are connected as rarely as paid ones,
         and at most by their share.
@@ -106,7 +104,8 @@ class Searcher:
                 logit = middle if paid else free_logit if free_lunch else max(free_logit, middle)
                 edge.alpha[0] = logit + math.log(len(edge.names) - 1)
             low, high = (middle, high) if self.expected_cost() > self.budget else (low, middle)
-        return [edge.alpha.detach().clone() for edge in self.edges]
+        for edge in self.edges:
+            edge.base.copy_(edge.alpha)
 
     def expected_cost(self) -> float:
         """Return E[cost] of the whole network under alpha, in the budget's unit."""
@@ -167,11 +166,12 @@ class Searcher:
         low, high = -30.0, 30.0
         for _ in range(60):
             middle = (low + high) / 2
-            for (_, (_, _, paid), edge), base, gain in zip(self.named, self.base, evidence, strict=True):
-                edge.alpha.copy_(base + gain.to(base.device))
+            for (_, (_, _, paid), edge), gain in zip(self.named, evidence, strict=True):
+                edge.alpha.copy_(edge.base + gain.to(edge.base.device))
                 edge.alpha[0] += middle if paid else 0.0
             low, high = (middle, high) if self.expected_cost() > self.budget else (low, middle)
-        self.base = [edge.alpha - gain.to(edge.alpha.device) for edge, gain in zip(self.edges, evidence, strict=True)]
+        for edge, gain in zip(self.edges, evidence, strict=True):
+            edge.base.copy_(edge.alpha - gain.to(edge.base.device))
 
     def _budget_penalty(self, probabilities: Mapping[tuple[str, EdgeKey], Tensor]) -> Tensor:
         ratio = self.cost.expected(probabilities) / self.budget
@@ -190,7 +190,16 @@ class Searcher:
         What counts is what alpha has gained over where it began: there "none" stands as high as the budget asks, which
         says nothing of the operations.
         """
-        return self._derive([edge.alpha.detach() - base for edge, base in zip(self.edges, self.base, strict=True)])
+        return self._derive([edge.gain() for edge in self.edges])
+
+    def score(self, cells: Mapping[str, Sequence[Edge]]) -> float:
+        """Return the log-probability of an architecture under what alpha has gained; higher is better."""
+        total = 0.0
+        for cell, (source, target, _), edge in self.named:
+            chosen = {e.operation for e in cells[cell] if (e.source, e.target) == (source, target)}
+            index = next((i for i, name in enumerate(edge.names) if name in chosen), 0)
+            total += float(edge.gain().log_softmax(0)[index])
+        return total
 
     def _derive(self, gains: Sequence[Tensor]) -> dict[str, tuple[Edge, ...]]:
         names: dict[str, dict[EdgeKey, tuple[str, ...]]] = {}
@@ -222,12 +231,11 @@ class Searcher:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint has to hold beside the network, of which alpha is a part."""
-        return {"optimizer": self.optimizer.state_dict(), "base": self.base, "strategy": self.strategy.state_dict()}
+        return {"optimizer": self.optimizer.state_dict(), "strategy": self.strategy.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take a checkpoint's state back."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self.base = [base.clone() for base in state["base"]]
         self.strategy.load_state_dict(state["strategy"])
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from nasb.cost import Count, count
 from nasb.cost.latency import LatencyTable, network_key
 from nasb.data import ImageData, open_data
 from nasb.errors import UserError
-from nasb.files import write_text
+from nasb.files import save_safetensors, write_text
 from nasb.model_file import BINARY, load_model, save_model
 from nasb.networks import create_host, is_rival
 from nasb.networks.convert import convert
@@ -232,6 +232,8 @@ class Pipeline:
         )
         seconds = run_stage(stage, self.run, seed=config.seed, rank=self.fabric.global_rank)
         self._keep_architecture(stage.derive())
+        if self.run.writes:
+            save_safetensors(self.run / "supernet.safetensors", network.state_dict(), {})
         self.run.finish_stage("search", seconds)
 
     def _keep_architecture(self, cells: Any) -> None:

@@ -7,6 +7,7 @@ tensorboard/         the same as curves
 checkpoints/         one, for the stage that is under way
 latency-table.json   copy of the latency table, for a budget in milliseconds
 architecture.json    what the search found, and architecture.svg, its drawing
+supernet.safetensors the searchable network at the search's end, alpha included
 pretrained.safetensors, model.safetensors
 stages.json          finished stages and their seconds
 summary.json         what came out
