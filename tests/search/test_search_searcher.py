@@ -175,6 +175,30 @@ def test_random_search_derives_its_best_candidate_within_the_budget():
     assert found == best
 
 
+def test_the_score_is_the_log_probability_under_what_alpha_has_gained():
+    searcher = searcher_of(nodes=1, budget=1.5)
+    cells = searcher.draw(torch.Generator().manual_seed(1))
+    even = -sum(math.log(len(edge.names)) for edge in searcher.edges)
+    assert searcher.score(cells) == pytest.approx(even, rel=1e-5)  # alpha is where it began, whatever the budget
+    (cell, (source, target, _), edge) = searcher.named[0]
+    before = [e.operation for e in cells[cell] if (e.source, e.target) == (source, target)]
+    index = next((edge.names.index(name) for name in before if name in edge.names), 0)
+    with torch.no_grad():
+        edge.alpha[index] += 1.0
+    count = len(edge.names)
+    expected = even + math.log(count) + 1 - math.log(math.e + count - 1)
+    assert searcher.score(cells) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_selected_architecture_is_what_runs():
+    searcher = searcher_of(nodes=1, budget=1.5)
+    cells = searcher.draw(torch.Generator().manual_seed(1))
+    searcher.select(cells)
+    for name, cell in searcher.cost.cells.items():
+        ran = {(*key[:2], cell.edge(key).names[cell.edge(key).selected()]) for key in cell.live_edges()}
+        assert ran == {(e.source, e.target, e.operation) for e in cells[name]}
+
+
 def test_the_report_counts_the_derived_operations_and_the_entropy():
     searcher = searcher_of(4, 4, nodes=0, operations=["bin_conv_1x1", "dil_bin_conv_3x3"], budget=3.0)
     (edge,) = searcher.edges

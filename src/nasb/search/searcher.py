@@ -194,12 +194,21 @@ class Searcher:
 
     def score(self, cells: Mapping[str, Sequence[Edge]]) -> float:
         """Return the log-probability of an architecture under what alpha has gained; higher is better."""
-        total = 0.0
-        for cell, (source, target, _), edge in self.named:
-            chosen = {e.operation for e in cells[cell] if (e.source, e.target) == (source, target)}
-            index = next((i for i, name in enumerate(edge.names) if name in chosen), 0)
-            total += float(edge.gain().log_softmax(0)[index])
-        return total
+        choice = self._choice_of(cells)
+        return sum(float(e.gain().log_softmax(0)[index]) for e, index in zip(self.edges, choice, strict=True))
+
+    def select(self, cells: Mapping[str, Sequence[Edge]]) -> None:
+        """Let the network run an architecture."""
+        for edge, index in zip(self.edges, self._choice_of(cells), strict=True):
+            edge.select([index])
+
+    def _choice_of(self, cells: Mapping[str, Sequence[Edge]]) -> list[int]:
+        """Return the index of the candidate that an architecture has on each edge."""
+        chosen = {(cell, e.source, e.target, e.operation) for cell, edges in cells.items() for e in edges}
+        return [
+            next((i for i, name in enumerate(edge.names) if (cell, source, target, name) in chosen), 0)
+            for cell, (source, target, _), edge in self.named
+        ]
 
     def _derive(self, gains: Sequence[Tensor]) -> dict[str, tuple[Edge, ...]]:
         names: dict[str, dict[EdgeKey, tuple[str, ...]]] = {}
@@ -218,16 +227,7 @@ class Searcher:
     def finish(self, loss: Callable[[], float], generator: torch.Generator) -> None:
         """Let the strategy do what is left after the last epoch; `loss` judges the selected paths."""
 
-        def draw_choice() -> dict[int, int]:
-            cells = self.draw(generator)
-            chosen: dict[int, int] = {}
-            for index, (cell, (source, target, _), edge) in enumerate(self.named):
-                for e in cells[cell]:
-                    if (e.source, e.target) == (source, target) and e.operation in edge.names:
-                        chosen[index] = edge.names.index(e.operation)
-            return chosen
-
-        self.strategy.finish(draw_choice, loss)
+        self.strategy.finish(lambda: self._choice_of(self.draw(generator)), loss)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint has to hold beside the network, of which alpha is a part."""

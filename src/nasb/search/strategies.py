@@ -10,7 +10,7 @@ of the two on most edges and comparing all would compute every edge.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasb.registry import Registry
@@ -68,11 +68,11 @@ class Strategy(ABC):
         """Take a checkpoint's state back."""
         return
 
-    def finish(self, draw: Callable[[], Mapping[int, int]], judge: Callable[[], float]) -> None:
+    def finish(self, draw: Callable[[], Sequence[int]], judge: Callable[[], float]) -> None:
         """Do what is left when the last epoch is over, before the architecture is derived.
 
         Args:
-            draw: draws a random architecture within the budget: for each edge's index the chosen candidate's.
+            draw: draws a random architecture within the budget: for each edge the index of its candidate.
             judge: the loss of what is selected at the moment, on images of the alpha half.
         """
         return
@@ -172,21 +172,21 @@ class RandomSearch(Strategy):
         """Nothing is learned: draw a path as for the weights."""
         self.select_for_weights(generator, explore=True)
 
-    def finish(self, draw: Callable[[], Mapping[int, int]], judge: Callable[[], float]) -> None:
+    def finish(self, draw: Callable[[], Sequence[int]], judge: Callable[[], float]) -> None:
         """Judge `candidates` architectures and put all of alpha's mass on the best."""
         import torch
 
-        best: tuple[float, Mapping[int, int]] | None = None
+        best: tuple[float, Sequence[int]] | None = None
         for _ in range(self.config.candidates):
             choice = draw()
-            for index, edge in enumerate(self.edges):
-                edge.select([choice.get(index, 0)])
+            for edge, index in zip(self.edges, choice, strict=True):
+                edge.select([index])
             loss = judge()
             if best is None or loss < best[0]:
                 best = loss, choice
         if best is None:
             return
         with torch.no_grad():
-            for index, edge in enumerate(self.edges):
-                edge.alpha.zero_()
-                edge.alpha[best[1].get(index, 0)] = 10.0
+            for edge, index in zip(self.edges, best[1], strict=True):
+                edge.alpha.copy_(edge.base)
+                edge.alpha[index] += 10.0

@@ -215,7 +215,8 @@ class Pipeline:
             {"search": self._search, "pretrain": self._pretrain, "finetune": self._finetune}[stage]()
             self.fabric.barrier()
 
-    def _search(self) -> None:
+    def search_stage(self) -> SearchStage:
+        """Return the search as it stands before its first step."""
         config = self.config
         shape, host = self.data.input_shape, self._host()
         backbone_ops = count(convert(host, shape, cell=config.cell), shape).ops
@@ -227,13 +228,16 @@ class Pipeline:
             "moments, and activations on top",
             file=sys.stderr,
         )
-        stage = SearchStage(
+        return SearchStage(
             network, backbone_ops, self.data, config.search, self.fabric, seed=config.seed, table=self.table
         )
-        seconds = run_stage(stage, self.run, seed=config.seed, rank=self.fabric.global_rank)
+
+    def _search(self) -> None:
+        stage = self.search_stage()
+        seconds = run_stage(stage, self.run, seed=self.config.seed, rank=self.fabric.global_rank)
         self._keep_architecture(stage.derive())
         if self.run.writes:
-            save_safetensors(self.run / "supernet.safetensors", network.state_dict(), {})
+            save_safetensors(self.run / "supernet.safetensors", stage.network.state_dict(), {})
         self.run.finish_stage("search", seconds)
 
     def _keep_architecture(self, cells: Any) -> None:

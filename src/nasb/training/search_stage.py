@@ -1,6 +1,6 @@
 """The search as a stage: weights and alpha in turn, on two halves of the training images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -158,6 +158,11 @@ class SearchStage(Stage):
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "finish"))
         self.searcher.finish(self._judge, generator)
         return self.searcher.derive()
+
+    def shared_loss(self, cells: Mapping[str, Sequence[Edge]]) -> float:
+        """Return the loss of an architecture with the shared weights, on some batches of the alpha half."""
+        self.searcher.select(cells)
+        return self._judge()
 
     @torch.no_grad()
     def _judge(self) -> float:
