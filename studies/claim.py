@@ -123,7 +123,7 @@ class Runner:
         while (job := self._take(tiers)) is not None:
             row = self._train(job)
             with self.lock:
-                _append(RESULTS, COLUMNS, row)
+                append(RESULTS, COLUMNS, row)
                 self.running.discard(job)
             print(f"{job.folder()}: validation Top-1 {float(row['validation_top1']):.2f}", flush=True)
 
@@ -135,12 +135,9 @@ class Runner:
                     return job
         return None
 
-    def _flags(self, data: str, method: Method, seed: int) -> dict[str, str]:
-        return BASE | SETS[data] | {"data.root": self.roots[data], "seed": str(seed)} | dict(method.flags)
-
     def _train(self, job: Job) -> dict[str, Any]:
         method = METHODS[job.method]
-        flags = self._flags(job.set, method, job.seed) | {
+        flags = run_flags(job.set, self.roots[job.set], method, job.seed) | {
             "finetune.learning_rate": f"{job.learning_rate:g}",
             "cell.branch_gain": f"{job.branch_gain:.4f}",
         }
@@ -153,52 +150,51 @@ class Runner:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(given, indent=1) + "\n")
             flags["architecture"] = str(file)
-        _nasb("run", flags, out)
+        nasb("run", flags, out)
         return _row(job, method, out, search_seconds)
 
     def _architecture(self, job: Job, method: Method) -> tuple[Path, float]:
         """Return the architecture of a job's seed and the seconds of its search: searched, or drawn at random."""
-        base = METHODS[job.method.replace("random", "nasb")]
         folder = self.out / job.set / job.method / f"search-seed{job.seed}"
         with self.lock:
             turn = self.searching.setdefault(folder, threading.Lock())
+        flags = search_flags(run_flags(job.set, self.roots[job.set], method, job.seed), method)
         with turn:
-            if method.random:
-                return self._draw(job, base, folder), 0.0
-            flags = self._flags(job.set, base, job.seed) | {
-                "architecture": "search",
-                "search.budget": str(base.budget),
-                "search.epochs": str(SEARCH_EPOCHS),
-            }
-            _nasb("search", flags, folder)
-            stages = json.loads((folder / "stages.json").read_text())
-            return folder / "architecture.json", float(stages["search"]["seconds"])
-
-    def _draw(self, job: Job, method: Method, folder: Path) -> Path:
-        file = folder / "architecture.json"
-        if not file.exists():
-            flags = self._flags(job.set, method, job.seed)
-            folder.mkdir(parents=True, exist_ok=True)
-            given = [f"--{key}={value}" for key, value in flags.items() if key.startswith(("network.", "cell."))]
-            shape = "1,28,28" if job.set == "fashion-mnist" else "3,32,32"
-            _call("random_architecture.py", *given, f"--shape={shape}", f"--budget={method.budget}",
-                  f"--seed={job.seed}", f"--out={file}")  # fmt: skip
-        return file
+            if not method.random:
+                nasb("search", flags, folder)
+                stages = json.loads((folder / "stages.json").read_text())
+                return folder / "architecture.json", float(stages["search"]["seconds"])
+            if not (folder / "architecture.json").exists():
+                _call(folder, Path(sys.executable), Path(__file__).parent / "random_architecture.py", flags)
+            return folder / "architecture.json", 0.0
 
 
-def _nasb(command: str, flags: dict[str, str], out: Path) -> None:
+def run_flags(data: str, root: str, method: Method, seed: int) -> dict[str, str]:
+    """Return what a run of a method is told."""
+    return BASE | SETS[data] | {"data.root": root, "seed": str(seed)} | dict(method.flags)
+
+
+def search_flags(flags: dict[str, str], method: Method) -> dict[str, str]:
+    """Return what its search is told."""
+    return flags | {
+        "architecture": "search",
+        "search.budget": str(method.budget),
+        "search.epochs": str(SEARCH_EPOCHS),
+    }
+
+
+def nasb(command: str, flags: dict[str, str], out: Path) -> None:
     """Run a command of nasb; its output goes into a file beside the run directory."""
+    _call(out, Path(sys.executable).parent / "nasb", command, flags)
+
+
+def _call(out: Path, program: Path, word: str | Path, flags: dict[str, str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     words = [f"--{key}={value}" for key, value in flags.items()]
     with out.with_name(out.name + ".log").open("a") as log:
         subprocess.run(
-            [Path(sys.executable).parent / "nasb", command, *words, "--out", out],
-            stdout=log, stderr=log, env=os.environ | ENVIRONMENT, check=True,
-        )  # fmt: skip
-
-
-def _call(script: str, *words: str) -> None:
-    subprocess.run([sys.executable, Path(__file__).parent / script, *words], env=os.environ | ENVIRONMENT, check=True)
+            [program, word, *words, "--out", out], stdout=log, stderr=log, env=os.environ | ENVIRONMENT, check=True
+        )
 
 
 def _row(job: Job, method: Method, out: Path, search_seconds: float) -> dict[str, Any]:
@@ -213,7 +209,7 @@ def _row(job: Job, method: Method, out: Path, search_seconds: float) -> dict[str
         "epochs": BASE["finetune.epochs"], "search_epochs": SEARCH_EPOCHS if searched else 0,
         "search_seconds": f"{search_seconds:.0f}", "train_seconds": f"{summary['seconds']['finetune']:.0f}",
         "architecture_hash": _hash(out / "architecture.json"), "config_hash": _hash(out / "config.yaml"),
-        "commit": _commit(), "torch": environment["versions"]["torch"], "cpu": environment["cpu"], "threads": 1,
+        "commit": commit(), "torch": environment["versions"]["torch"], "cpu": environment["cpu"], "threads": 1,
     }  # fmt: skip
 
 
@@ -221,14 +217,16 @@ def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Return the commit of the tree."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
 
 
-def _append(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
+def append(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
+    """Add a row to a CSV."""
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -272,7 +270,7 @@ def final(runner: Runner) -> None:
                 )  # fmt: skip
                 top1 = json.loads(result.stdout)["top1"]
                 columns = ("set", "method", "seed", "learning_rate", "branch_gain", "test_top1", "commit")
-                _append(FINAL, columns, dict(zip(columns, (*job.row_key(), f"{top1:.2f}", _commit()), strict=True)))
+                append(FINAL, columns, dict(zip(columns, (*job.row_key(), f"{top1:.2f}", commit()), strict=True)))
 
 
 def main() -> None:
