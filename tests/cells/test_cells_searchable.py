@@ -92,7 +92,7 @@ def test_a_single_path_is_the_derived_cell(chosen, training, randomize):
     for name, tensor in cell.state_dict().items():
         parts = name.split(".")
         if parts[0] == "edges":
-            if parts[2] == "alpha":
+            if parts[2] in ("alpha", "base"):
                 continue
             source, _, target, _ = parts[1].split("_")
             if Edge(int(source), int(target), parts[3]) not in kept:
