@@ -395,12 +395,15 @@ def test_options(refused: Refused, tmp_path: Path) -> None:
     refused("summary", "resnet20", "--option", "width", says=('--option is "width"; give key=value',))
     refused("plan", "resnet20", "--option", "width", says=('--option is "width"; give key=value',))
     refused("summary", "resnet20", "--option", "width=four", says=("resnet20", "four"))
+    for key in ("name", "num_classes", "input_shape", "architecture"):
+        refused("summary", "nasb_resnet20", "--option", f"{key}=5", says=(f"--option: {key} is no option", "; give "))
     refused("summary", path, "--option", "width=4", says=("the file has its own",))
     refused("summary", path, "--input-size", "3x8x8", says=("is for 1 channels",))
     refused("summary", cut(path), says=("architecture.json: is not valid JSON",))
     refused("summary", tmp_path, says=("is not valid JSON",))
     path.unlink()
     refused("summary", tmp_path, says=("holds no architecture.json",))
+    refused("summary", "model.onnx", says=("model.onnx: is an exported file", "give the run directory"))
 
 
 def test_drawings(refused: Refused, tmp_path: Path) -> None:
