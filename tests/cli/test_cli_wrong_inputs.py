@@ -363,7 +363,7 @@ def test_evaluate(refused: Refused, model: Path, tmp_path: Path, make_images: Ma
     refused("evaluate", model, says=("a file does not tell which images",))
     refused("evaluate", model, "--data.name", "digits", "--part", "tests", says=("--part is 'tests'", "validation"))
     flags = ["--data.name", "folder", "--data.root", root, "--data.image_size", "8"]
-    refused("evaluate", model, *flags, says=("was trained on images prepared as",))
+    refused("evaluate", model, *flags, says=("was trained on images of 1 channel(s)", "folder have 3"))
     refused("evaluate", tmp_path / "empty", says=("is not a run directory",))
 
 
