@@ -5,7 +5,7 @@ The protocol (fixed before the first run that counts; what is decided, is decide
 - Data: CIFAR-10 (JPEG copy) and Fashion-MNIST; 20,000 training images, a tenth of all for validation. Test images are
   read by `claim.py final` alone, once for each method and seed.
 - Host: ResNet-20 with the strided stem. All train from scratch with AdamW, cosine schedule, batch 128, the default
-  augmentation, compiled, one thread.
+  augmentation, one thread.
 - Each method has the same TRIALS (learning rate, start of the branches' gain), one seed; the best on validation images
   is trained with the other seeds. A searched architecture is searched once for each seed, with the search's defaults.
 - The epochs of the search are stated apart. The `equal` row trains the hand-made network for as many image passes as
@@ -36,7 +36,6 @@ BASE = {
     "finetune.epochs": str(EPOCHS),
     "data.train_limit": str(IMAGES),
     "hardware.threads": "1",
-    "hardware.compile": "true",
     "evaluate_test": "false",
 }
 
