@@ -42,7 +42,7 @@ def _print(result: "Export") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     table = Table(box=None, pad_edge=False)
     table.add_column("part", overflow="fold")
     table.add_column("bytes", justify="right", no_wrap=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasb.cli.exported import evaluate_exported, is_exported, predict_exported
+from nasb.cli.matching import check_images
 from nasb.cli.parsing import parser
 from nasb.engine import engine_module
 from nasb.errors import UserError
@@ -62,15 +63,7 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     if values.network is None:
         model = _model(values.target)
         network = model.network
-        if model.preprocessing.to_dict() != data.preprocessing.to_dict():
-            raise UserError(
-                f"{values.target}: was trained on images prepared as {model.preprocessing}, but these are prepared as "
-                f"{data.preprocessing}; give --data.image_size, --data.mean and --data.std to match"
-            )
-        if model.class_names != data.class_names:
-            raise UserError(
-                f"{values.target}: its classes are {_names(model.class_names)}, the data's {_names(data.class_names)}"
-            )
+        check_images(values.target, model.preprocessing, model.class_names, data)
     else:
         from nasb.cli.inspection import parse_option
         from nasb.networks import create_host
@@ -89,10 +82,6 @@ def _print_result(result: "Result", part: str, as_json: bool) -> None:
         print(json.dumps({"part": part, "top1": result.top1, "loss": result.loss, "images": result.images}))
     else:
         print(f"{part}: Top-1 {result.top1:.2f}%, loss {result.loss:.4f}, {result.images:,} images")
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _data_of(target: str, asked: "DataConfig", given: bool, seed: int) -> "tuple[DataConfig, int]":

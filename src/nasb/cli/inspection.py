@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from nasb.cells.architecture import Architecture
 
 TARGET_HELP = "name of a registered network, architecture.json, model.safetensors, or run directory"
+NO_OPTIONS = {
+    "name": "the network's name in its place",
+    "num_classes": "--num-classes",
+    "input_shape": "--input-size",
+    "architecture": "the architecture.json in the network's place",
+}
+"""What create_network takes beside options, and how a command is told it."""
 
 
 def parse_size(text: str) -> tuple[int, int, int]:
@@ -58,6 +65,8 @@ def find_architecture(target: str) -> "Architecture | None":
         from nasb.model_file import load_model
 
         return load_model(path).architecture
+    if path.suffix == ".onnx":
+        raise UserError(f"{target}: is an exported file, whose layers are folded; give the run directory instead")
     if path.suffix == ".json" or path.is_file():
         return Architecture.load(path)
     return None
@@ -77,6 +86,9 @@ def build_target(
     architecture = find_architecture(target)
     if architecture is None:
         made = dict(parse_option(option) for option in options)
+        for key, instead in NO_OPTIONS.items():
+            if key in made:
+                raise UserError(f"--option: {key} is no option of a network; give {instead}")
         network = create_network(target, num_classes=num_classes, input_shape=shape, **made)
         return network, shape or host_defaults(target)[0]
     if options or num_classes is not None:
@@ -148,13 +160,13 @@ def plan_command(arguments: Sequence[str]) -> None:
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
     _load_plugin(values.plugin)
-    from nasb.networks import host_defaults, is_rival
+    from nasb.networks import host_defaults, host_of, is_rival
     from nasb.networks.plan import plan_of
 
     host_defaults(values.host)  # raises for an unknown name
     if is_rival(values.host):
         raise UserError(f"{values.host}: is a hand-made binary network; nothing of it is converted")
-    network, _ = build_target(f"bireal_{values.host}", values.input_size, values.option, None)
+    network, _ = build_target(f"bireal_{host_of(values.host)}", values.input_size, values.option, None)
     plan = plan_of(network)
     print(json.dumps([vars(row) for row in plan.rows], indent=1) if values.json else str(plan))
 
@@ -178,12 +190,12 @@ def draw_command(arguments: Sequence[str]) -> None:
 def _registered_architecture(name: str) -> "Architecture":
     """Return the hand-made architecture of a registered name, so that it can be drawn."""
     from nasb.cells.architecture import Architecture
-    from nasb.networks import create_network, host_defaults, is_rival
+    from nasb.networks import create_network, host_defaults, host_of, is_rival
     from nasb.networks.plan import plan_of
 
     if is_rival(name):
         raise UserError(f"{name}: is a hand-made binary network without cells, so there is nothing to draw")
-    host = name.removeprefix("bireal_").removeprefix("nasb_")
+    host = host_of(name)
     shape, num_classes = host_defaults(name)
     plan = plan_of(create_network(f"bireal_{host}"))
     cells = dict.fromkeys(plan.becoming("cell"), ())

@@ -10,6 +10,8 @@ from nasb.errors import UserError, unknown_name
 from nasb.recipes import recipe_path
 
 if TYPE_CHECKING:
+    import yaml
+
     from nasb.training.config import RunConfig
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -54,8 +56,7 @@ def parse_run(command: str, description: str, arguments: Sequence[str]) -> "tupl
     out = _value(arguments, "--out")
     if out is not None and _value(arguments, "--config") is None and (Path(out) / "config.yaml").is_file():
         arguments = ["--config", str(Path(out) / "config.yaml"), *arguments]
-    config = _value(arguments, "--config")
-    if config is not None:
+    for config in _values(arguments, "--config"):
         check_yaml(Path(config))
     values = p.parse_args(arguments)
     if values.out is None:
@@ -76,13 +77,17 @@ def check_yaml(path: Path) -> None:
     from nasb.training.config import RunConfig
 
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        repeated = _repeated_key(yaml.compose(text, yaml.SafeLoader))
+        values = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: must be a mapping of keys, not {type(values).__name__}")
+    if repeated is not None:
+        raise UserError(f"{path}: the key {repeated} stands there twice; keep one of them")
     known = RunConfig().to_dict()
     for key, value in values.items():
         if key not in known:
@@ -97,13 +102,37 @@ def check_yaml(path: Path) -> None:
                     )
 
 
-def _value(arguments: Sequence[str], flag: str) -> str | None:
-    for index, argument in enumerate(arguments):
-        if argument.startswith(f"{flag}="):
-            return argument.split("=", 1)[1]
-        if argument == flag and index + 1 < len(arguments):
-            return arguments[index + 1]
+def _repeated_key(node: "yaml.Node | None", prefix: str = "") -> str | None:
+    """Return the first key that stands twice in one mapping, up to two levels deep; YAML's reader keeps the last."""
+    import yaml
+
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    seen = set()
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        if name in seen:
+            return name
+        seen.add(name)
+        inner = None if prefix else _repeated_key(value, f"{name}.")
+        if inner is not None:
+            return inner
     return None
+
+
+def _value(arguments: Sequence[str], flag: str) -> str | None:
+    return next(reversed(_values(arguments, flag)), None)
+
+
+def _values(arguments: Sequence[str], flag: str) -> list[str]:
+    """Return what is given to a flag, each time that it is given."""
+    found = []
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument.startswith(f"{flag}="):
+            found.append(argument.split("=", 1)[1])
+        elif argument == flag and following is not None:
+            found.append(following)
+    return found
 
 
 def _with_recipe_paths(arguments: list[str]) -> list[str]:

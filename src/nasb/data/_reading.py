@@ -2,6 +2,9 @@
 
 import os
 import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +46,14 @@ def known_extensions() -> frozenset[str]:
     return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in formats)
 
 
+@contextmanager
+def _without_size_warning() -> Iterator[None]:
+    """Let images of 89 to 179 million pixels pass without Pillow's warning; it refuses larger ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
 def load_image(path: str | os.PathLike[str]) -> Image.Image:
     """Read and decode one image file completely.
 
@@ -53,7 +64,7 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
         UserError: the file is missing, truncated, not an image, or has 32-bit pixels of unknown range.
     """
     try:
-        with Image.open(path, formats=_known_formats()) as image:
+        with _without_size_warning(), Image.open(path, formats=_known_formats()) as image:
             image.load()
             return _to_8_bits(image)
     except FileNotFoundError as error:
@@ -61,7 +72,7 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
     except UnidentifiedImageError as error:
         raise UserError(f'image "{Path(path)}" cannot be read: not an image that Pillow decodes') from error
     except _DAMAGED as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).rstrip(".")
         raise UserError(f'image "{Path(path)}" cannot be read: {reason}; replace or remove it') from error
 
 
@@ -72,7 +83,7 @@ def image_side(path: str) -> tuple[int, int]:
         UserError: the header cannot be read.
     """
     try:
-        with Image.open(path, formats=_known_formats()) as image:
+        with _without_size_warning(), Image.open(path, formats=_known_formats()) as image:
             return image.size
     except _DAMAGED:
         return load_image(path).size  # says what is wrong

@@ -114,6 +114,11 @@ def _split(name: str) -> tuple[str, str]:
     raise UserError(unknown_name("network", name, list_networks()))
 
 
+def host_of(name: str) -> str:
+    """Return the host of a registered name: "resnet18" for "bireal_resnet18"."""
+    return _split(name)[1]
+
+
 def _register_own_hosts() -> None:
     import nasb.networks.hosts
     import nasb.networks.rivals  # noqa: F401 - both register on import

@@ -104,14 +104,13 @@ def load_weights(network: nn.Module, path: str, *, partial: bool = False) -> lis
         The names that were left as they are.
 
     Raises:
-        UserError: the file cannot be read, or (unless `partial`) its tensors are not this network's.
+        UserError: the file cannot be read, (unless `partial`) its tensors are not this network's, or none of them is.
     """
     tensors, _ = load_safetensors(path)
     own = network.state_dict()
     left: list[str] = []
-    for name, value in own.items():
-        if name.endswith("num_batches_tracked"):
-            continue
+    asked = {name: value for name, value in own.items() if not name.endswith("num_batches_tracked")}
+    for name, value in asked.items():
         if name not in tensors or tensors[name].shape != value.shape:
             found = f"has shape {list(tensors[name].shape)}" if name in tensors else "is missing"
             if not partial:
@@ -122,7 +121,7 @@ def load_weights(network: nn.Module, path: str, *, partial: bool = False) -> lis
     surplus = sorted(set(tensors) - set(own))
     if surplus and not partial:
         raise UserError(f"{path}: {surplus[0]} is not in this network; is it of another network?")
-    if len(left) == len(own):
+    if len(left) == len(asked):
         raise UserError(f"{path}: no tensor fits this network; is it of another network?")
     network.load_state_dict({n: t for n, t in tensors.items() if n in own and n not in left}, strict=False)
     return left

@@ -123,6 +123,11 @@ class Pipeline:
     def _check_files(self) -> None:
         """Refuse files and names that a later stage would stumble over."""
         if self.config.architecture not in ("search", "backbone"):
+            if not Path(self.config.architecture).is_file():
+                raise UserError(
+                    f"architecture is {self.config.architecture!r}; accepted: search, backbone, or the path of an "
+                    "architecture.json"
+                )
             given = Architecture.load(self.config.architecture)
             self._check_given(given)
             given.build(self._host())
@@ -260,6 +265,10 @@ class Pipeline:
         """
         kept = self.run / "architecture.json"
         if not kept.exists():
+            if self.config.architecture == "search":
+                raise UserError(
+                    f"{kept}: is gone, though the search is finished; put it back, or begin in another directory"
+                )
             if self.config.architecture == "backbone":
                 names = [] if self.plan is None else self.plan.becoming("cell")
                 self._keep_architecture(dict.fromkeys(names, ()))

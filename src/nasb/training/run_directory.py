@@ -60,6 +60,7 @@ class RunDirectory:
         try:
             self._take_lock()
             self._begin()
+            self._drop_half_written()
         except BaseException:
             self.close()
             raise
@@ -88,8 +89,15 @@ class RunDirectory:
             return
         import yaml
 
-        write_text(config_file, yaml.safe_dump(self.config.to_dict(), sort_keys=False))
         write_text(self.path / "environment.json", json.dumps(environment(), indent=1) + "\n")
+        # Last: with it the directory is a run.
+        write_text(config_file, yaml.safe_dump(self.config.to_dict(), sort_keys=False))
+
+    def _drop_half_written(self) -> None:
+        """Delete checkpoints and weights that a kill left half written; the lock says that nobody else writes here."""
+        for folder, ending in (("checkpoints", "pt"), (".", "safetensors")):
+            for path in (self.path / folder).glob(f".*.{ending}.*.tmp"):
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the log files and give the lock back."""
