@@ -130,7 +130,7 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
     const uint16_t** first = reinterpret_cast<const uint16_t**>(scratch);
     float* bases = reinterpret_cast<float*>(scratch + aligned(sizeof(void*) * tile_));
     LutTile tile;
-    tile.partial =
+    tile.counts =
         reinterpret_cast<uint16_t*>(scratch + aligned(sizeof(void*) * tile_) + aligned(sizeof(float) * 2 * tile_));
     tile.pairs = first;
     tile.base = bases;

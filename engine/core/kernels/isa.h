@@ -61,9 +61,9 @@ struct LutTile {
   const uint16_t* const* pairs;  // [pair_count]: each pair's first code
   const float* base;             // [2 * pair_count]: the sum where no bit differs
   int pair_count;
-  int first_pixel;    // of the tile, in the output's flattened order
-  int pixel_count;    // 2 * pair_count, or one less
-  uint16_t* partial;  // scratch [lut_blocks][2 * pair_count][kBlock]
+  int first_pixel;   // of the tile, in the output's flattened order
+  int pixel_count;   // 2 * pair_count, or one less
+  uint16_t* counts;  // scratch [lut_blocks][2 * pair_count][kBlock]
 };
 
 // A binary convolution by xor and popcount, as a tile of output pixels sees it.

@@ -29,6 +29,10 @@ struct Floats {
   static Floats negative_or(Floats x, Floats y) {
     return {_mm256_blendv_ps(x.v, y.v, _mm256_cmp_ps(x.v, _mm256_setzero_ps(), _CMP_LT_OQ))};
   }
+  static Floats dots(const uint16_t* counts, float base) {
+    const __m256i n = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(counts)));
+    return {_mm256_fnmadd_ps(_mm256_set1_ps(2), _mm256_cvtepi32_ps(n), _mm256_set1_ps(base))};
+  }
   static int below(Floats x, Floats t) { return _mm256_movemask_ps(_mm256_cmp_ps(x.v, t.v, _CMP_NGE_UQ)); }
 };
 
@@ -56,14 +60,6 @@ struct Bytes {
     return {_mm256_slli_epi16(v, n)};
   }
   void store(uint8_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
-  // 16 counts n to floats base - 2 n.
-  void store_dots(float* to, float base) const {
-    const __m256 b = _mm256_set1_ps(base);
-    const __m256 low = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(v)));
-    const __m256 high = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm256_extracti128_si256(v, 1)));
-    _mm256_store_ps(to, _mm256_fnmadd_ps(_mm256_set1_ps(2), low, b));
-    _mm256_store_ps(to + 8, _mm256_fnmadd_ps(_mm256_set1_ps(2), high, b));
-  }
 };
 
 void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel,

@@ -32,14 +32,6 @@ struct Bytes {
     return {_mm512_slli_epi16(v, n)};
   }
   void store(uint8_t* p) const { _mm512_storeu_si512(p, v); }
-  // 32 counts n to floats base - 2 n.
-  void store_dots(float* to, float base) const {
-    const __m512 b = _mm512_set1_ps(base);
-    const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(v)));
-    const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(v, 1)));
-    _mm512_store_ps(to, _mm512_fnmadd_ps(_mm512_set1_ps(2), low, b));
-    _mm512_store_ps(to + 16, _mm512_fnmadd_ps(_mm512_set1_ps(2), high, b));
-  }
 };
 
 void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel,

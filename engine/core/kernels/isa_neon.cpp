@@ -29,6 +29,9 @@ struct Floats {
   static Floats max(Floats y, Floats x) { return {vmaxq_f32(y.v, x.v)}; }  // NaN in either gives NaN
   static Floats relu(Floats x) { return {vbslq_f32(vcltq_f32(x.v, vdupq_n_f32(0)), vdupq_n_f32(0), x.v)}; }
   static Floats negative_or(Floats x, Floats y) { return {vbslq_f32(vcltq_f32(x.v, vdupq_n_f32(0)), y.v, x.v)}; }
+  static Floats dots(const uint16_t* counts, float base) {
+    return {vfmsq_f32(vdupq_n_f32(base), vdupq_n_f32(2), vcvtq_f32_u32(vmovl_u16(vld1_u16(counts))))};
+  }
   static int below(Floats x, Floats t) {
     const uint32_t weights[4] = {1, 2, 4, 8};
     return static_cast<int>(vaddvq_u32(vandq_u32(vmvnq_u32(vcgeq_f32(x.v, t.v)), vld1q_u32(weights))));
@@ -58,12 +61,6 @@ struct Bytes {
     return narrow(vshlq_n_u16(wide(v), n));
   }
   void store(uint8_t* p) const { vst1q_u8(p, v); }
-  // 8 counts n to floats base - 2 n.
-  void store_dots(float* to, float base) const {
-    const float32x4_t b = vdupq_n_f32(base), two = vdupq_n_f32(2);
-    vst1q_f32(to, vfmsq_f32(b, two, vcvtq_f32_u32(vmovl_u16(vget_low_u16(wide(v))))));
-    vst1q_f32(to + 4, vfmsq_f32(b, two, vcvtq_f32_u32(vmovl_u16(vget_high_u16(wide(v))))));
-  }
 };
 
 void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel,
