@@ -31,8 +31,6 @@ struct ConvShape {
 
 enum class BinaryKernel { kReference, kPortable, kWords, kLookup };
 
-constexpr int kTilePixels = 32;  // of a work item, where it is not a number of pixel pairs
-
 // A size in bytes, rounded up for vectors.
 inline size_t aligned(size_t bytes) { return (bytes + 63) & ~size_t{63}; }
 

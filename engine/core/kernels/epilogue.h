@@ -113,7 +113,13 @@ void epilogue(const Epilogue& e, const float* acc, int first_pixel, int pixel_co
   epilogue_residual<F, kNoScale>(e, sums, first_pixel, pixel_count, channel, count);
 }
 
-// The same from counts [pixel_count][kBlock] of differing bits; binary convolutions have scale and bias always.
+// The same from a binary convolution's sums [pixel_count][kSlice]; it has scale and bias always.
+template <class F>
+void epilogue_slice(const Epilogue& e, const float* sums, int first_pixel, int pixel_count, int channel, int count) {
+  epilogue_residual<F, kScaleBias>(e, Sums<F>{sums, kSlice}, first_pixel, pixel_count, channel, count);
+}
+
+// The same from counts [pixel_count][kBlock] of differing bits.
 template <class F>
 void epilogue_counts(const Epilogue& e, const uint16_t* counts, const float* base, int first_pixel, int pixel_count,
                      int channel, int count) {

@@ -15,6 +15,8 @@ namespace nasb {
 constexpr int kBlock = 64;
 // Channels whose words stand together in memory.
 constexpr int kSlice = 32;
+// Pixels of a work item, where it is not a number of pixel pairs.
+constexpr int kTilePixels = 32;
 
 // What happens to a channel's value after the sum, in this order; every rounding is one of plain fp32 (no fused
 // multiply-add), so that a fused step equals its parts run one by one:
@@ -75,7 +77,7 @@ struct WordLayer {
 
 struct WordTile {
   const uint32_t* const* pixels;    // [pixel_count]: each pixel's first word
-  const float* base;                // [pixel_count]: the sum where no bit differs
+  float base;                       // the sum where no bit differs
   const float* const* corrections;  // [pixel_count]: [kBlock] to add for the block, or null: see BinaryConv
   int pixel_count;
   int first_pixel;

@@ -81,7 +81,7 @@ void word_tile(const WordLayer& layer, const WordTile& tile, int block, const Ep
       }
       const float* correction = tile.corrections[p];
       for (int c = 0; c < kSlice; ++c)
-        acc[c] = tile.base[p] - 2.0f * static_cast<float>(count[c]) + (correction ? correction[lane + c] : 0.0f);
+        acc[c] = tile.base - 2.0f * static_cast<float>(count[c]) + (correction ? correction[lane + c] : 0.0f);
       const int channels = channel_count - lane < kSlice ? channel_count - lane : kSlice;
       epilogue<Floats>(e, acc, tile.first_pixel + p, 1, channel + lane, channels);
     }
