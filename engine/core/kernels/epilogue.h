@@ -1,7 +1,8 @@
 // What follows a sum, for any instruction set: scale and bias, residual, activation, then the float output and the
 // packed signs of every reader, all from registers. Included by isa_*.cpp only. F is a vector of floats:
 //   kLanes, load, store, load_part(p, n), store_part(p, v, n), +, *, negative_or(x, y): y where x < 0, else x,
-//   relu(x), below(x, t): one bit a lane, 1 where not x >= t; dots(counts, base): base - 2 n of 16-bit counts n.
+//   relu(x), below(x, t): a word from 32 / kLanes vectors, bit 1 where not x >= t; dots(counts, base): base - 2 n of
+//   16-bit counts n.
 #pragma once
 
 #include "isa.h"
@@ -71,11 +72,9 @@ void epilogue_rows(const Epilogue& e, const Source source, int first_pixel, int 
       }
       for (int s = 0; s < e.sign_outputs; ++s) {
         const SignOutput& sign = e.signs[s];
-        uint32_t bits = 0;
-        NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
-          const F t = s == 0 ? threshold[g] : F::load(sign.threshold + k + g * kLanes);
-          bits |= static_cast<uint32_t>(F::below(v[g], t)) << (g * kLanes);
-        }
+        F other[kVectors];
+        if (s > 0) NASB_UNROLL for (int g = 0; g < kVectors; ++g) other[g] = F::load(sign.threshold + k + g * kLanes);
+        uint32_t bits = F::below(v, s == 0 ? threshold : other);
         if (rest < 32) bits &= (1u << rest) - 1;
         sign.words[row * sign.stride + k / 32] = bits;
       }

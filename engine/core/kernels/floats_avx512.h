@@ -31,7 +31,10 @@ struct Floats {
     const __m512i n = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(counts)));
     return {_mm512_fnmadd_ps(_mm512_set1_ps(2), _mm512_cvtepi32_ps(n), _mm512_set1_ps(base))};
   }
-  static int below(Floats x, Floats t) { return _mm512_cmp_ps_mask(x.v, t.v, _CMP_NGE_UQ); }
+  static uint32_t below(const Floats* x, const Floats* t) {
+    const __mmask16 low = _mm512_cmp_ps_mask(x[0].v, t[0].v, _CMP_NGE_UQ);
+    return _mm512_kunpackw(_mm512_cmp_ps_mask(x[1].v, t[1].v, _CMP_NGE_UQ), low);
+  }
 };
 
 }  // namespace

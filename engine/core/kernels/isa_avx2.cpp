@@ -33,7 +33,14 @@ struct Floats {
     const __m256i n = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(counts)));
     return {_mm256_fnmadd_ps(_mm256_set1_ps(2), _mm256_cvtepi32_ps(n), _mm256_set1_ps(base))};
   }
-  static int below(Floats x, Floats t) { return _mm256_movemask_ps(_mm256_cmp_ps(x.v, t.v, _CMP_NGE_UQ)); }
+  static uint32_t below(const Floats* x, const Floats* t) {
+    const auto mask = [&](int g) { return _mm256_castps_si256(_mm256_cmp_ps(x[g].v, t[g].v, _CMP_NGE_UQ)); };
+    // Packing takes 4 lanes of each vector in turn, for either half of the result.
+    const __m256i packed =
+        _mm256_packs_epi16(_mm256_packs_epi32(mask(0), mask(1)), _mm256_packs_epi32(mask(2), mask(3)));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_permutevar8x32_epi32(packed, order)));
+  }
 };
 
 struct Bytes {

@@ -32,9 +32,12 @@ struct Floats {
   static Floats dots(const uint16_t* counts, float base) {
     return {vfmsq_f32(vdupq_n_f32(base), vdupq_n_f32(2), vcvtq_f32_u32(vmovl_u16(vld1_u16(counts))))};
   }
-  static int below(Floats x, Floats t) {
+  static uint32_t below(const Floats* x, const Floats* t) {
     const uint32_t weights[4] = {1, 2, 4, 8};
-    return static_cast<int>(vaddvq_u32(vandq_u32(vmvnq_u32(vcgeq_f32(x.v, t.v)), vld1q_u32(weights))));
+    uint32_t bits = 0;
+    for (int g = 0; g < 8; ++g)
+      bits |= vaddvq_u32(vandq_u32(vmvnq_u32(vcgeq_f32(x[g].v, t[g].v)), vld1q_u32(weights))) << (4 * g);
+    return bits;
   }
 };
 

@@ -44,9 +44,9 @@ struct Floats {
     for (int i = 0; i < 8; ++i) y.v[i] = x.v[i] < 0 ? y.v[i] : x.v[i];
     return y;
   }
-  static int below(Floats x, Floats t) {
-    int bits = 0;
-    for (int i = 0; i < 8; ++i) bits |= !(x.v[i] >= t.v[i]) << i;
+  static uint32_t below(const Floats* x, const Floats* t) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 32; ++i) bits |= static_cast<uint32_t>(!(x[i / 8].v[i % 8] >= t[i / 8].v[i % 8])) << i;
     return bits;
   }
 };
