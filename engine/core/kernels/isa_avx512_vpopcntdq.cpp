@@ -12,8 +12,9 @@ namespace {
 
 constexpr int kLanes = 16;
 
-// Dots of P pixels from pixel p on and V vectors of channels from `lane` on into acc [P][kSlice].
-template <int P, int V>
+// Dots of P pixels from pixel p on and V vectors of channels from `lane` on into acc [P][kSlice]. kFetch: the next
+// slice's weights, which stand behind this one's, are called into the cache by the way.
+template <int P, int V, bool kFetch>
 inline void word_micro(const WordLayer& layer, const WordTile& tile, const uint32_t* weights, int p, int lane,
                        float* acc) {
   __m512i sum[P][V];
@@ -23,6 +24,11 @@ inline void word_micro(const WordLayer& layer, const WordTile& tile, const uint3
   const int32_t* const end = layer.offsets + layer.words;
   for (const int32_t* offset = layer.offsets; offset < end; ++offset, weights += kSlice) {
     const intptr_t at = *offset;
+    if (kFetch) {
+      const char* next = reinterpret_cast<const char*>(weights + static_cast<size_t>(layer.words) * kSlice);
+      _mm_prefetch(next, _MM_HINT_T0);
+      _mm_prefetch(next + 64, _MM_HINT_T0);
+    }
     __m512i w[V];
     NASB_UNROLL for (int v = 0; v < V; ++v) w[v] = _mm512_load_si512(weights + v * kLanes);
     NASB_UNROLL for (int i = 0; i < P; ++i) {
@@ -46,9 +52,10 @@ void word_slice(const WordLayer& layer, const WordTile& tile, const uint32_t* we
                 int channel, int channel_count) {
   alignas(64) float acc[kTilePixels * kSlice];
   int p = 0;
-  for (; p + 8 <= tile.pixel_count; p += 8) word_micro<8, V>(layer, tile, weights, p, lane, acc + p * kSlice);
-  for (; p + 3 <= tile.pixel_count; p += 3) word_micro<3, V>(layer, tile, weights, p, lane, acc + p * kSlice);
-  for (; p < tile.pixel_count; ++p) word_micro<1, V>(layer, tile, weights, p, lane, acc + p * kSlice);
+  if (tile.pixel_count >= 8) word_micro<8, V, true>(layer, tile, weights, p, lane, acc), p = 8;
+  for (; p + 8 <= tile.pixel_count; p += 8) word_micro<8, V, false>(layer, tile, weights, p, lane, acc + p * kSlice);
+  for (; p + 3 <= tile.pixel_count; p += 3) word_micro<3, V, false>(layer, tile, weights, p, lane, acc + p * kSlice);
+  for (; p < tile.pixel_count; ++p) word_micro<1, V, false>(layer, tile, weights, p, lane, acc + p * kSlice);
   epilogue_slice<Floats>(e, acc, tile.first_pixel, tile.pixel_count, channel, channel_count);
 }
 
