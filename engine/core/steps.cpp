@@ -117,13 +117,14 @@ Epilogue Step::parameters(const Fused& fused, int channels) {
   e.shift_in = data(fused.shift_in);
   e.slope = data(fused.slope);
   e.shift_out = data(fused.shift_out);
-  e.channels = e.output_stride = channels;
+  e.output_stride = channels;
   return e;
 }
 
 Epilogue Step::epilogue(const Workspace& w) const {
   Epilogue e = parameters(fused, output_channels);
   e.residual = fused.residual < 0 ? nullptr : w.floats(fused.residual);
+  e.residual_channels = fused.residual_channels;
   e.output = fused.store ? w.floats(output) + fused.first_channel : nullptr;
   e.output_stride = output_stride;
   for (const Fused::Sign& s : fused.signs)

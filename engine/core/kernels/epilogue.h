@@ -34,6 +34,7 @@ void epilogue_rows(const Epilogue& e, const Source source, int first_pixel, int 
   constexpr bool kSlopes = kShifts || kRectify == static_cast<int>(Rectify::kPrelu);
   for (int c = 0; c < channel_count; c += 32) {
     const int rest = channel_count - c, k = channel + c;
+    const int first = kResidual ? k % e.residual_channels : 0;
     // Parameters stay in registers, where there are enough of them, while the pixels pass.
     F scale[kVectors], bias[kVectors], shift_in[kVectors], slope[kVectors], shift_out[kVectors], threshold[kVectors];
     NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
@@ -47,7 +48,7 @@ void epilogue_rows(const Epilogue& e, const Source source, int first_pixel, int 
     }
     for (int p = 0; p < pixel_count; ++p) {
       const size_t row = static_cast<size_t>(first_pixel + p);
-      const float* residual = kResidual ? e.residual + row * e.channels + k : nullptr;
+      const float* residual = kResidual ? e.residual + row * e.residual_channels + first : nullptr;
       F v[kVectors];
       NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
         const int lane = g * kLanes;

@@ -36,13 +36,13 @@ constexpr int kMaxSignOutputs = 8;
 struct Epilogue {
   const float* scale = nullptr;     // null: 1. All parameters: [channels, padded to kBlock]
   const float* bias = nullptr;      // null: 0
-  const float* residual = nullptr;  // [pixels][channels]
+  const float* residual = nullptr;  // [pixels][residual_channels], which repeat: all channels, or a multiple of 32
+  int residual_channels = 0;
   Rectify rectify = Rectify::kNone;
   const float* shift_in = nullptr;
   const float* slope = nullptr;
   const float* shift_out = nullptr;
   float* output = nullptr;  // [pixels][output_stride], or null where only signs are read
-  int channels = 0;
   int acc_stride = kBlock;  // from a pixel's accumulators to the next one's
   int output_stride = 0;    // more than `channels` where the output is a slice of a concatenation
   int sign_outputs = 0;
