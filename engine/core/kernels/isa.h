@@ -16,7 +16,7 @@ constexpr int kBlock = 64;
 // Channels whose words stand together in memory.
 constexpr int kSlice = 32;
 // Pixels of a work item, where it is not a number of pixel pairs.
-constexpr int kTilePixels = 32;
+constexpr int kTilePixels = 56;
 
 // What happens to a channel's value after the sum, in this order; every rounding is one of plain fp32 (no fused
 // multiply-add), so that a fused step equals its parts run one by one:

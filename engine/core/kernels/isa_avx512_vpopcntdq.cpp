@@ -54,7 +54,7 @@ void word_slice(const WordLayer& layer, const WordTile& tile, const uint32_t* we
   int p = 0;
   if (tile.pixel_count >= 8) word_micro<8, V, true>(layer, tile, weights, p, lane, acc), p = 8;
   for (; p + 8 <= tile.pixel_count; p += 8) word_micro<8, V, false>(layer, tile, weights, p, lane, acc + p * kSlice);
-  for (; p + 3 <= tile.pixel_count; p += 3) word_micro<3, V, false>(layer, tile, weights, p, lane, acc + p * kSlice);
+  for (; p + 4 <= tile.pixel_count; p += 4) word_micro<4, V, false>(layer, tile, weights, p, lane, acc + p * kSlice);
   for (; p < tile.pixel_count; ++p) word_micro<1, V, false>(layer, tile, weights, p, lane, acc + p * kSlice);
   epilogue_slice<Floats>(e, acc, tile.first_pixel, tile.pixel_count, channel, channel_count);
 }
