@@ -22,8 +22,12 @@ struct Sums {
 template <class F>
 struct Counts {
   const uint16_t* counts;  // [pixels][kBlock]
+  int rows;                // from a pixel to the next one
   const float* base;       // [pixels]: the sum where no bit differs
-  F at(int pixel, int lane) const { return F::dots(counts + static_cast<size_t>(pixel) * kBlock + lane, base[pixel]); }
+  F at(int pixel, int lane) const {
+    const size_t row = static_cast<size_t>(pixel) * rows;
+    return F::dots(counts + row * kBlock + lane, base[row]);
+  }
 };
 
 template <class F, int kAffine, bool kResidual, int kRectify, class Source>
@@ -119,11 +123,11 @@ void epilogue_slice(const Epilogue& e, const float* sums, int first_pixel, int p
   epilogue_residual<F, kScaleBias>(e, Sums<F>{sums, kSlice}, first_pixel, pixel_count, channel, count);
 }
 
-// The same from counts [pixel_count][kBlock] of differing bits.
+// The same from counts [pixel_count * rows][kBlock] of differing bits.
 template <class F>
-void epilogue_counts(const Epilogue& e, const uint16_t* counts, const float* base, int first_pixel, int pixel_count,
-                     int channel, int count) {
-  epilogue_residual<F, kScaleBias>(e, Counts<F>{counts, base}, first_pixel, pixel_count, channel, count);
+void epilogue_counts(const Epilogue& e, const uint16_t* counts, int rows, const float* base, int first_pixel,
+                     int pixel_count, int channel, int count) {
+  epilogue_residual<F, kScaleBias>(e, Counts<F>{counts, rows, base}, first_pixel, pixel_count, channel, count);
 }
 
 }  // namespace

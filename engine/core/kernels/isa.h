@@ -59,12 +59,16 @@ struct LutLayer {
   int nibbles;  // of one output: run_count * run_length = taps * ceil(channels / 4)
 };
 
+// Pairs are neighbours, or the pixels of two runs, one to one. The counts' rows then are in the order of the pixels:
+// pair by pair, or run by run.
 struct LutTile {
   const uint16_t* const* pairs;  // [pair_count]: each pair's first code
   const float* base;             // [2 * pair_count]: the sum where no bit differs
   int pair_count;
-  int first_pixel;   // of the tile, in the output's flattened order
-  int pixel_count;   // 2 * pair_count, or one less
+  int first_pixel;  // of the tile or of the first run, in the output's flattened order
+  int pixel_count;
+  int second_pixel = -1;  // of the second run, or -1
+  int second_count = 0;
   uint16_t* counts;  // scratch [lut_blocks][2 * pair_count][kBlock]
 };
 

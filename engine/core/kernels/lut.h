@@ -152,9 +152,16 @@ void lut_block(const LutLayer& layer, const LutTile& tile, int block, const Epil
     for (; p < tile.pair_count; ++p)
       lut_micro<B, 1, V>(layer, chunk, tile.pairs + p, tile.counts + 2 * p * kBlock, stride);
   }
-  for (int c = 0; c < channel_count; c += kBlock)
-    epilogue_counts<F>(e, tile.counts + c / kBlock * stride, tile.base, tile.first_pixel, tile.pixel_count, channel + c,
-                       channel_count - c < kBlock ? channel_count - c : kBlock);
+  const bool runs = tile.second_pixel >= 0;
+  const int rows = runs ? 2 : 1;  // from a pixel to the next one of its run
+  for (int c = 0; c < channel_count; c += kBlock) {
+    const uint16_t* counts = tile.counts + c / kBlock * stride;
+    const int count = channel_count - c < kBlock ? channel_count - c : kBlock;
+    epilogue_counts<F>(e, counts, rows, tile.base, tile.first_pixel, tile.pixel_count, channel + c, count);
+    if (runs)
+      epilogue_counts<F>(e, counts + kBlock, rows, tile.base + 1, tile.second_pixel, tile.second_count, channel + c,
+                         count);
+  }
 }
 
 // Weight bytes of a block in the order that makes even and odd bytes of each vector two runs of channels.
