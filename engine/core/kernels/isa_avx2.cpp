@@ -55,9 +55,11 @@ struct Bytes {
   static void keep(Bytes& b) { asm("" : "+x"(b.v)); }
   Bytes shuffle(Bytes indices) const { return {_mm256_shuffle_epi8(v, indices.v)}; }
   Bytes add8(Bytes o) const { return {_mm256_add_epi8(v, o.v)}; }
+  Bytes sub8(Bytes o) const { return {_mm256_sub_epi8(v, o.v)}; }
   Bytes add16(Bytes o) const { return {_mm256_add_epi16(v, o.v)}; }
   Bytes sub16(Bytes o) const { return {_mm256_sub_epi16(v, o.v)}; }
   Bytes low_bytes() const { return {_mm256_and_si256(v, _mm256_set1_epi16(255))}; }
+  Bytes high_nibbles() const { return {_mm256_and_si256(v, _mm256_set1_epi8(-16))}; }
   template <int n>
   Bytes shift_right_16() const {
     return {_mm256_srli_epi16(v, n)};

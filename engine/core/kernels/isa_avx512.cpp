@@ -20,9 +20,11 @@ struct Bytes {
   static void keep(Bytes& b) { asm("" : "+v"(b.v)); }
   Bytes shuffle(Bytes indices) const { return {_mm512_shuffle_epi8(v, indices.v)}; }
   Bytes add8(Bytes o) const { return {_mm512_add_epi8(v, o.v)}; }
+  Bytes sub8(Bytes o) const { return {_mm512_sub_epi8(v, o.v)}; }
   Bytes add16(Bytes o) const { return {_mm512_add_epi16(v, o.v)}; }
   Bytes sub16(Bytes o) const { return {_mm512_sub_epi16(v, o.v)}; }
   Bytes low_bytes() const { return {_mm512_and_si512(v, _mm512_set1_epi16(255))}; }
+  Bytes high_nibbles() const { return {_mm512_and_si512(v, _mm512_set1_epi8(-16))}; }
   template <int n>
   Bytes shift_right_16() const {
     return {_mm512_srli_epi16(v, n)};

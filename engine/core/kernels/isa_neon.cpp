@@ -52,9 +52,11 @@ struct Bytes {
   static void keep(Bytes& b) { asm("" : "+w"(b.v)); }
   Bytes shuffle(Bytes indices) const { return {vqtbl1q_u8(v, indices.v)}; }
   Bytes add8(Bytes o) const { return {vaddq_u8(v, o.v)}; }
+  Bytes sub8(Bytes o) const { return {vsubq_u8(v, o.v)}; }
   Bytes add16(Bytes o) const { return narrow(vaddq_u16(wide(v), wide(o.v))); }
   Bytes sub16(Bytes o) const { return narrow(vsubq_u16(wide(v), wide(o.v))); }
   Bytes low_bytes() const { return narrow(vandq_u16(wide(v), vdupq_n_u16(255))); }
+  Bytes high_nibbles() const { return {vandq_u8(v, vdupq_n_u8(240))}; }
   template <int n>
   Bytes shift_right_16() const {
     return narrow(vshrq_n_u16(wide(v), n));

@@ -12,11 +12,12 @@
 //     T += S            bytewise:  T_even = le + 16 he,  T_odd = lo + 16 ho        (mod 256)
 //     H += S >> 4       16-bit shift, bytewise sum:  H_odd = ho,  H_even = he + 16 lo  (mod 256)
 // As long as each of le, he, lo, ho stays below 256 (63 nibbles of at most 4) they follow exactly:
-//     ho = H_odd;  lo = T_odd - 16 ho;  he = H_even - 16 lo;  le = T_even - 16 he      (mod 256).
+//     ho = H_odd;  lo = T_odd - 16 H_odd;  le = T_even - 16 H_even;  he = H_even - 16 lo      (mod 256),
+// the second of which needs no he, since 16 H_even = 16 he + 256 lo.
 // With n differing bits, dot = base - 2 n.
 //
-// B is a vector of bytes: kBytes, load, table(p): 16 bytes repeated, shuffle(table, indices), add8, shift_right_16<n>,
-// shift_left_16<n>, add16, sub16, low_bytes: & 255 in 16-bit lanes, store.
+// B is a vector of bytes: kBytes, load, table(p): 16 bytes repeated, shuffle(table, indices), add8, sub8,
+// shift_right_16<n>, shift_left_16<n>, add16, sub16, low_bytes: & 255 in 16-bit lanes, high_nibbles: & 240, store.
 #pragma once
 
 #include "epilogue.h"
@@ -36,10 +37,11 @@ struct LutCounts {
 template <class B>
 inline LutCounts<B> lut_decode(B t, B h) {
   LutCounts<B> n;
-  n.odd[1] = h.template shift_right_16<8>();
-  n.odd[0] = t.template shift_right_16<8>().sub16(n.odd[1].template shift_left_16<4>()).low_bytes();
+  const B low = t.sub8(h.template shift_left_16<4>().high_nibbles());  // le and lo
+  n.even[0] = low.low_bytes();
+  n.odd[0] = low.template shift_right_16<8>();
   n.even[1] = h.sub16(n.odd[0].template shift_left_16<4>()).low_bytes();
-  n.even[0] = t.sub16(n.even[1].template shift_left_16<4>()).low_bytes();
+  n.odd[1] = h.template shift_right_16<8>();
   return n;
 }
 
