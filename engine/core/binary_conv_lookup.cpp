@@ -7,7 +7,7 @@ namespace nasb {
 namespace {
 
 constexpr int kOutside = 16;    // a pixel's state outside of the image
-constexpr int kTilePairs = 28;  // codes, weights and partial sums of a chunk stay in the first cache
+constexpr int kTilePairs = 36;  // codes, weights and partial sums of a chunk stay in the first cache
 
 // T[first][second][i], see kernels/lut.h.
 struct Table {
