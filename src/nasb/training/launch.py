@@ -71,9 +71,8 @@ def launch(arguments: Sequence[str], hardware: HardwareConfig, out: Path) -> Non
         try:
             elastic_launch(config, sys.executable)("-m", "nasb", *arguments)
         except ChildFailedError as error:
-            # One that was killed goes before those that failed from its end.
-            rank, failure = min(error.failures.items(), key=lambda item: (item[1].exitcode >= 0, item[0]))
-            raise UserError(_told(Path(folder)) or _died(rank, failure, Path(folder), out)) from None
+            rank = _first(error.failures)
+            raise UserError(_told(Path(folder)) or _died(rank, error.failures[rank], Path(folder), out)) from None
         except SignalException:
             raise UserError(_told(Path(folder)) or f"stopped; {going_on(out)}") from None
         finally:
@@ -102,6 +101,11 @@ def _meeting(nodes: int) -> dict[str, object]:
         "rdzv_endpoint": f"{address}:{port}",
         "rdzv_configs": {"rank": int(number), "timeout": 900},
     }
+
+
+def _first(failures: "dict[int, ProcessFailure]") -> int:
+    """Return the rank with which it began: killed; else failed; the agent itself ends the others by SIGTERM."""
+    return min(failures, key=lambda rank: ((code := failures[rank].exitcode) == -signal.SIGTERM, code >= 0, rank))
 
 
 def _told(folder: Path, *, lost: bool = False) -> str | None:

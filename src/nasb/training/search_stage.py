@@ -168,17 +168,20 @@ class SearchStage(Stage):
         alphas = self.searcher.alphas()
         scale = 1.0 if scaler is None else scaler.get_scale()
         value = torch.zeros((), device=self.fabric.device)
-        slopes = [torch.zeros_like(alpha) for alpha in alphas]
+        slopes: dict[int, Tensor] = {}  # of those that the paths pass; the same ones on all ranks
         for loss, weight in losses:
             # The way from alpha to the gates is common to the pieces; the rest goes with its loss.
             gradients = torch.autograd.grad(loss * (weight * scale), alphas, retain_graph=True, allow_unused=True)
             value += loss.detach() * weight
             del loss
-            for slope, gradient in zip(slopes, gradients, strict=True):
+            for index, gradient in enumerate(gradients):
                 if gradient is not None:
-                    slope.add_((gradient / scale).nan_to_num(0.0, 0.0, 0.0))  # an overflow of fp16 leaves alpha alone
-        average_([value, *slopes], self.fabric)
-        return value + torch.stack([((a - a.detach()) * s).sum() for a, s in zip(alphas, slopes, strict=True)]).sum()
+                    finite = (gradient / scale).nan_to_num(0.0, 0.0, 0.0)  # an overflow of fp16 leaves alpha alone
+                    slopes[index] = slopes[index] + finite if index in slopes else finite
+        average_([value, *slopes.values()], self.fabric)
+        for index, slope in slopes.items():
+            value = value + ((alphas[index] - alphas[index].detach()) * slope).sum()
+        return value
 
     def _place(self, batch: Batch) -> Batch:
         images, targets = batch
