@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("nasb.cli.inference", "classes of images"),
     "bench": ("nasb.cli.exported", "speed of an exported file beside other engines"),
     "export": ("nasb.cli.deploy", "ONNX file of a trained network, one bit per binary weight"),
+    "shards": ("nasb.cli.shards", "pack a folder of images into tar files (WebDataset)"),
     "latency-table": ("nasb.cli.latency", "milliseconds of each operation of a search space on this device"),
     "summary": ("nasb.cli.inspection", "cost of a network, layer by layer"),
     "plan": ("nasb.cli.inspection", "what conversion makes of each convolution of a host, and why"),
