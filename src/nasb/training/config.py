@@ -13,7 +13,7 @@ from nasb.errors import UserError, unknown_name
 from nasb.search.config import SearchConfig
 
 OPTIMIZERS = ("adamw", "sgd")
-SCHEDULES = ("cosine", "linear", "constant")
+SCHEDULES = ("cosine", "linear", "steps", "constant")
 ACTIVATION_PHASES = ("hardtanh", "tanh", "sign")
 UNNAMED_TEACHERS = ("auto", "none")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -45,7 +45,9 @@ class StageConfig:
     weight_decay: float = 0.0
     """Decay of real weights of convolutions and linear layers; never of binary weights, batch norms or thresholds."""
     schedule: str = "cosine"
-    """Learning rate over the stage: cosine or linear to 0, or constant."""
+    """Learning rate over the stage: cosine or linear to 0; steps: a tenth after each of `milestones`; or constant."""
+    milestones: tuple[float, ...] = ()
+    """Schedule steps: epochs after each of which the learning rate falls to a tenth, e.g. [25, 35]."""
     warmup_epochs: float = 0.0
     """Epochs in which the learning rate rises linearly from 0."""
     label_smoothing: float = 0.0
@@ -86,6 +88,12 @@ class StageConfig:
         for key in ("learning_rate", "distillation_temperature"):
             if not getattr(self, key) > 0:
                 raise UserError(f"{where}.{key} is {getattr(self, key)}; it must be above 0")
+        rising = all(a < b for a, b in zip((0, *self.milestones), (*self.milestones, float("inf")), strict=True))
+        if (self.schedule == "steps") != bool(self.milestones) or not rising:
+            raise UserError(
+                f"{where}.milestones is {list(self.milestones)} and {where}.schedule is {self.schedule}; "
+                "milestones are epochs above 0 in rising order, for the schedule steps alone"
+            )
         if self.warmup_epochs > self.epochs:
             raise UserError(
                 f"{where}.warmup_epochs is {self.warmup_epochs}; accepted: 0 to {where}.epochs ({self.epochs})"
