@@ -1,9 +1,11 @@
 """The three stages as one resumable pipeline: data + CNN in, a trained binary network in a run directory out."""
 
 import json
+import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,8 +31,10 @@ from nasb.seeding import derive_seed
 from nasb.training.config import RunConfig, StageConfig
 from nasb.training.evaluation import evaluate
 from nasb.training.fabric import create_fabric
+from nasb.training.launch import going_on
 from nasb.training.loop import run_stage
 from nasb.training.optimization import create_teacher, freeze, load_weights
+from nasb.training.ranks import LostRankError, is_lost_rank
 from nasb.training.run_directory import LATENCY_TABLE, STAGES, RunDirectory
 from nasb.training.search_stage import SearchStage
 from nasb.training.train_stage import TrainStage
@@ -68,12 +72,25 @@ class Pipeline:
                 write_text(self.run / "plan.txt", f"{self.plan}\n")
             if self.table is not None:
                 write_text(self.run / LATENCY_TABLE, self.table.text)
+        self.fabric.barrier()
+        if not (self.run / "config.yaml").exists():
+            raise UserError(
+                f"{out}: {platform.node()}, which has rank {self.fabric.global_rank}, does not see the run directory "
+                "of rank 0; give a directory on a file system that all machines share"
+            )
 
     def __enter__(self) -> "Pipeline":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.run.close()
+        if error is not None and is_lost_rank(error, self.fabric):
+            reason = str(error).splitlines()[0]
+            raise LostRankError(
+                f"rank {self.fabric.global_rank} has lost another rank: {reason}; {going_on(self.run.path)}"
+            ) from None
 
     def _host(self) -> nn.Module:
         """Return the host, freshly initialized from the seed, with the user's weights if there are any."""
@@ -234,18 +251,26 @@ class Pipeline:
             file=sys.stderr,
         )
         return SearchStage(
-            network, backbone_ops, self.data, config.search, self.fabric, seed=config.seed, table=self.table
+            network,
+            backbone_ops,
+            self.data,
+            config.search,
+            self.fabric,
+            seed=config.seed,
+            table=self.table,
+            accumulate=config.hardware.accumulate,
+            sync_batch_norm=config.hardware.sync_batch_norm,
         )
 
     def _search(self) -> None:
         stage = self.search_stage()
-        seconds = run_stage(stage, self.run, seed=self.config.seed, rank=self.fabric.global_rank)
+        seconds = run_stage(stage, self.run, self.fabric, seed=self.config.seed)
         self._keep_architecture(stage.derive())
         if self.run.writes:
             save_safetensors(self.run / "supernet.safetensors", stage.network.state_dict(), {})
         self.run.finish_stage("search", seconds)
 
-    def _keep_architecture(self, cells: Any) -> None:
+    def _keep_architecture(self, cells: Any) -> Architecture:
         architecture = Architecture(
             host=self.config.network.host,
             options=self.config.network.options,
@@ -256,6 +281,7 @@ class Pipeline:
         )
         if self.run.writes:
             architecture.save(self.run / "architecture.json")
+        return architecture
 
     def architecture(self) -> Architecture:
         """Return the run's architecture: searched, hand-made, or the file's that the config names.
@@ -271,12 +297,11 @@ class Pipeline:
                 )
             if self.config.architecture == "backbone":
                 names = [] if self.plan is None else self.plan.becoming("cell")
-                self._keep_architecture(dict.fromkeys(names, ()))
-            else:
-                given = Architecture.load(self.config.architecture)
-                if self.run.writes:
-                    given.save(kept)
-                return given
+                return self._keep_architecture(dict.fromkeys(names, ()))
+            given = Architecture.load(self.config.architecture)
+            if self.run.writes:
+                given.save(kept)
+            return given
         return Architecture.load(kept)
 
     def _check_given(self, given: Architecture) -> None:
@@ -309,9 +334,11 @@ class Pipeline:
         set_phase(network, **BINARY)
         self._train("finetune", network, BINARY)
 
-    def _train(self, name: str, network: nn.Module, phase: dict[str, str]) -> None:
+    def train_stage(self, name: str, network: nn.Module) -> TrainStage:
+        """Return pretrain or finetune as it stands before its first step."""
         config = self.config.pretrain if name == "pretrain" else self.config.finetune
-        stage = TrainStage(
+        hardware = self.config.hardware
+        return TrainStage(
             name,
             network,
             self.data,
@@ -319,9 +346,14 @@ class Pipeline:
             self._teacher(config),
             self.fabric,
             seed=self.config.seed,
-            compiled=self.config.hardware.compile,
+            compiled=hardware.compile,
+            accumulate=hardware.accumulate,
+            sync_batch_norm=hardware.sync_batch_norm,
         )
-        seconds = run_stage(stage, self.run, seed=self.config.seed, rank=self.fabric.global_rank)
+
+    def _train(self, name: str, network: nn.Module, phase: dict[str, str]) -> None:
+        stage = self.train_stage(name, network)
+        seconds = run_stage(stage, self.run, self.fabric, seed=self.config.seed)
         if self.run.writes:
             file = "pretrained.safetensors" if name == "pretrain" else "model.safetensors"
             save_model(
