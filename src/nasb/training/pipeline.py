@@ -3,7 +3,8 @@
 import json
 import platform
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from nasb.binary import set_phase
-from nasb.cells.architecture import Architecture
+from nasb.cells.architecture import Architecture, Edge
 from nasb.cells.config import CellConfig
 from nasb.cells.operations import OPERATIONS
 from nasb.cost import Count, count
@@ -25,7 +26,10 @@ from nasb.networks import create_host, is_rival
 from nasb.networks.convert import convert
 from nasb.networks.plan import Plan, plan_of
 from nasb.plugin import load_plugin
+from nasb.search import STRATEGIES
 from nasb.search.cost_model import check_table
+from nasb.search.front import write_front
+from nasb.search.population import PopulationStrategy
 from nasb.search.searcher import checked_budget_ms
 from nasb.seeding import derive_seed
 from nasb.training.config import RunConfig, StageConfig
@@ -150,6 +154,8 @@ class Pipeline:
             given.build(self._host())
         for name in self.config.search.operations or ():
             OPERATIONS[name]  # raises with the closest known names
+        if "search" in self.stages():
+            STRATEGIES[self.config.search.strategy].check_installed()
         for stage in (self.config.pretrain, self.config.finetune):
             self._teacher(stage)
 
@@ -174,13 +180,16 @@ class Pipeline:
             network_key(network.host, network.options, self.data.num_classes, self.data.input_shape, self.config.cell)
         )
         check_table(table, backbone, search.operations)
-        checked_budget_ms(search.budget_ms, table)
+        if search.budget_ms is not None:
+            checked_budget_ms(search.budget_ms, table)
         return table
 
     def describe_budget(self) -> list[str]:
-        """Return what is to be said of a budget in milliseconds; nothing without one."""
+        """Return what is to be said of a budget in milliseconds or memory; nothing of one on OPs."""
         table, search = self.table, self.config.search
-        if table is None:
+        if search.budget_memory is not None:
+            return [f"budget: {search.budget_memory:g} of the backbone's memory; search.budget, on OPs, is not used"]
+        if table is None or search.budget_ms is None:
             return []
         lines = [
             f"budget: {search.budget_ms:g} ms on {table.conditions}, where the backbone takes "
@@ -241,7 +250,7 @@ class Pipeline:
         """Return the search as it stands before its first step."""
         config = self.config
         shape, host = self.data.input_shape, self._host()
-        backbone_ops = count(convert(host, shape, cell=config.cell), shape).ops
+        backbone = count(convert(host, shape, cell=config.cell), shape)
         network = convert(host, shape, cell=config.cell, search=True, operations=config.search.operations)
         set_phase(network, weights=config.search.weights, activations="sign")
         numbers = sum(parameter.numel() for parameter in network.parameters())
@@ -252,7 +261,7 @@ class Pipeline:
         )
         return SearchStage(
             network,
-            backbone_ops,
+            backbone.ops,
             self.data,
             config.search,
             self.fabric,
@@ -260,18 +269,25 @@ class Pipeline:
             table=self.table,
             accumulate=config.hardware.accumulate,
             sync_batch_norm=config.hardware.sync_batch_norm,
+            backbone_bits=backbone.memory_bits,
         )
 
     def _search(self) -> None:
         stage = self.search_stage()
         seconds = run_stage(stage, self.run, self.fabric, seed=self.config.seed)
-        self._keep_architecture(stage.derive())
+        began = time.perf_counter()
+        cells = stage.derive(self.run.path if self.run.writes else None)
+        self._keep_architecture(cells)
         if self.run.writes:
+            strategy = stage.searcher.strategy
+            if isinstance(strategy, PopulationStrategy) and strategy.objectives():
+                front_of = strategy.population, strategy.objectives()
+                write_front(self.run.path, stage.searcher.space, *front_of, self._architecture_of)
             save_safetensors(self.run / "supernet.safetensors", stage.network.state_dict(), {})
-        self.run.finish_stage("search", seconds)
+        self.run.finish_stage("search", seconds + time.perf_counter() - began)
 
-    def _keep_architecture(self, cells: Any) -> Architecture:
-        architecture = Architecture(
+    def _architecture_of(self, cells: Mapping[str, tuple[Edge, ...]]) -> Architecture:
+        return Architecture(
             host=self.config.network.host,
             options=self.config.network.options,
             num_classes=self.data.num_classes,
@@ -279,6 +295,9 @@ class Pipeline:
             cell=CellConfig() if self.plan is None else self.config.cell,
             cells=cells,
         )
+
+    def _keep_architecture(self, cells: Mapping[str, tuple[Edge, ...]]) -> Architecture:
+        architecture = self._architecture_of(cells)
         if self.run.writes:
             architecture.save(self.run / "architecture.json")
         return architecture
@@ -424,5 +443,6 @@ def cost_summary(cost: Count, backbone: Count) -> dict[str, float]:
         "flops": cost.flops,
         "memory_bits": cost.memory_bits,
         "ops_ratio": cost.ops / backbone.ops,
+        "memory_ratio": cost.memory_bits / backbone.memory_bits,
         "added_binary_macs": cost.bops / backbone.bops - 1,
     }

@@ -1,22 +1,25 @@
 """The search as a stage: weights and alpha in turn, on two halves of the training images."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from nasb.cells.architecture import Edge
 from nasb.data import ImageData
 from nasb.search.config import SearchConfig
 from nasb.search.searcher import Searcher
+from nasb.search.space import Cells
 from nasb.seeding import derive_seed
 from nasb.training.config import StageConfig
 from nasb.training.evaluation import Score
 from nasb.training.loop import Stage
 from nasb.training.optimization import learning_rate, set_learning_rate
+from nasb.training.progress import StageProgress
 from nasb.training.ranks import (
     Batch,
     average_,
@@ -26,12 +29,15 @@ from nasb.training.ranks import (
     pieces,
     share_statistics,
 )
+from nasb.training.shared_weights import SharedWeights, write_candidates
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from lightning_fabric.wrappers import _FabricOptimizer
 
     from nasb.cost.latency import LatencyTable
+
+CANDIDATES = "candidates.csv"
 
 
 class SearchStage(Stage):
@@ -47,7 +53,8 @@ class SearchStage(Stage):
         config: options of the search.
         fabric: devices and precision.
         seed: of the run.
-        table: for a budget in milliseconds.
+        table: for a budget, or a front, in milliseconds.
+        backbone_bits: memory of the network with every edge "none", for a budget or a front in memory.
         accumulate: pieces in which a rank computes its share of a batch.
         sync_batch_norm: share the statistics of batch norms among the ranks.
     """
@@ -64,6 +71,7 @@ class SearchStage(Stage):
         *,
         seed: int,
         table: "LatencyTable | None" = None,
+        backbone_bits: float | None = None,
         accumulate: int = 1,
         sync_batch_norm: bool = False,
     ) -> None:
@@ -80,10 +88,11 @@ class SearchStage(Stage):
         network.to(memory_format=torch.channels_last)
         fabric.to_device(network)
         begin_equal(network, fabric)
-        self.searcher = Searcher(network, backbone_ops, config, table)
+        self.searcher = Searcher(network, backbone_ops, config, table, backbone_bits=backbone_bits)
         self.optimizer = torch.optim.AdamW(self.searcher.weights(), lr=config.learning_rate, weight_decay=0.0)
         self.fabric_optimizer = cast("_FabricOptimizer", fabric.setup_optimizers(self.optimizer))
         self.weights_score, self.alpha_score = Score(fabric), Score(fabric)
+        self.shared = SharedWeights(network, self.searcher.space, data, config, fabric, self.seed)
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, Batch]]:
         """Yield a batch of each half; the alpha half begins anew where it is the shorter one."""
@@ -204,36 +213,52 @@ class SearchStage(Stage):
         }
         if report.expected_ms is not None:
             metrics["expected_ms"] = report.expected_ms
+        if report.memory_ratio is not None:
+            metrics["expected_memory_ratio"] = report.memory_ratio
         if alpha.images:
             metrics |= {"alpha_loss": alpha.loss, "alpha_top1": alpha.top1}
         return metrics, report.warning if epoch >= self.config.warmup_epochs else None
 
-    def derive(self) -> dict[str, tuple[Edge, ...]]:
-        """Let the strategy finish, and return the derived edges of every cell."""
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "finish"))
-        self.searcher.finish(self._judge, generator)
-        return self.searcher.derive()
+    def derive(self, folder: Path | None = None) -> Cells:
+        """Let the strategy finish; return the best of several derived architectures.
+
+        Args:
+            folder: the run directory, on the rank that writes: it keeps what was judged, and candidates.csv.
+
+        Raises:
+            UserError: what the folder keeps is damaged or of another search, or cannot be written.
+        """
+        searcher, rank = self.searcher, self.fabric.global_rank
+        judged = searcher.judged_in_all()
+        with StageProgress("architectures", judged, 0, quiet=rank > 0 or not judged) as self.shared.progress:
+            searcher.finish(self.shared.losses, seed=self.seed, folder=folder, share=self.fabric.broadcast)
+        self.shared.progress = None
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "candidates"))
+        found = searcher.candidates(self.config.derive_candidates, generator)
+        best = 0
+        if len(found) > 1:
+            results = self.shared.ranking([searcher.space.choice(cells) for cells in found])
+            best = min(range(len(found)), key=lambda index: results[index].loss)
+            if folder is not None:
+                write_candidates(folder / CANDIDATES, searcher.space, found, results, best)
+        if judged:
+            searcher.settle(found[best])
+        warning = searcher.collapse_of(found[best])
+        if warning is not None:
+            self.fabric.print(f"warning: {warning}", file=sys.stderr)
+        return found[best]
+
+    def score(self, cells: Mapping[str, Sequence[Edge]]) -> float:
+        """Return the strategy's own score of an architecture; higher is better.
+
+        It is the log-probability under what alpha has gained; strategies that judge whole architectures have no alpha,
+        and theirs is the loss with the shared weights, negative.
+        """
+        return -self.shared_loss(cells) if self.searcher.strategy.judges else self.searcher.score(cells)
 
     def shared_loss(self, cells: Mapping[str, Sequence[Edge]]) -> float:
         """Return the loss of an architecture with the shared weights, on some batches of the alpha half."""
-        self.searcher.select(cells)
-        return self._judge()
-
-    @torch.no_grad()
-    def _judge(self) -> float:
-        """Return the loss of the selected paths on some batches of the alpha half, by these batches' own statistics."""
-        norms = {m: m.momentum for m in self.network.modules() if isinstance(m, _BatchNorm)}
-        for norm in norms:
-            norm.momentum = 0.0
-        losses = []
-        for index, (images, targets) in enumerate(self.data.evaluation_batches("alpha")):
-            if index >= self.config.candidate_batches:
-                break
-            x_NCHW, target_N = self._place((images, targets))
-            losses.append(float(F.cross_entropy(self.network(x_NCHW), target_N)))
-        for norm, momentum in norms.items():
-            norm.momentum = momentum
-        return sum(losses) / len(losses)
+        return self.shared.losses([self.searcher.space.choice(cells)])[0]
 
     def state_dict(self) -> dict[str, Any]:
         """Return network (alpha is part of it), optimizer, the searcher's state and running sums."""
