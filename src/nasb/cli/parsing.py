@@ -12,6 +12,8 @@ from nasb.recipes import recipe_path
 if TYPE_CHECKING:
     from nasb.training.config import RunConfig
 
+PLUGIN_HELP = "Python file that registers your own networks, or a factory: file.py:function"
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 

@@ -105,11 +105,12 @@ class _Conversion:
     def __init__(
         self, host: nn.Module, input_shape: tuple[int, int, int], config: CellConfig, keep_real: tuple[str, ...]
     ) -> None:
-        self.config, self.keep_real, self.plan = config, keep_real, Plan()
+        self.config = config
         self.convolutions = {
             name: _describe(layer) for name, layer in host.named_modules() if isinstance(layer, nn.Conv2d)
         }
         self.traced = trace(host, input_shape, keep_real)
+        self.plan = Plan(outputs=self.traced.meta["shape"][1])
         self.roles = assign_roles(self.traced, config, keep_real)
         self.order = [n for n in self.traced.graph.nodes if analysis.is_conv(self.traced, n)]
         self.unknown = unknown_nodes(self.traced)

@@ -41,7 +41,7 @@ PASSING_FUNCTIONS = {
 }  # fmt: skip
 PASSING_METHODS = {
     "add", "add_", "mul", "mul_", "flatten", "view", "reshape", "mean", "size", "contiguous", "squeeze", "sigmoid",
-    "softmax",
+    "softmax", "div",
 }  # fmt: skip
 SHAPING_MODULES = (nn.Identity, nn.AvgPool2d, nn.MaxPool2d, OptionAShortcut)
 SHAPING_FUNCTIONS = {F.pad, F.avg_pool2d, F.max_pool2d, torch.max_pool2d, operator.getitem}

@@ -60,7 +60,9 @@ class _Values(torch.fx.Interpreter):
 
 
 def trace(host: nn.Module, input_shape: tuple[int, int, int], keep_real: tuple[str, ...] = ()) -> torch.fx.GraphModule:
-    """Trace a host, which is changed by it, and write every tensor's shape into its node (``meta["shape"]``).
+    """Trace a host, which is changed by it.
+
+    Every tensor's shape is written into its node, and the output's into the module (``meta["shape"]``).
 
     Args:
         host: any module of images [N, C, H, W] that returns one tensor [N, classes].
@@ -257,3 +259,4 @@ def _check_output(traced: torch.fx.GraphModule, kind: str) -> None:
         shape = result.meta.get("shape") if isinstance(result, torch.fx.Node) else None
         what = f"values of shape {shape}" if shape else f"a {type(result).__name__}"
         raise UserError(f"convert: {kind} returns {what}; it must return one tensor [N, classes]")
+    traced.meta["shape"] = result.meta["shape"]
