@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from nasb.training.config import RunConfig
 
+PLUGIN_HELP = "Python file that registers your own networks, or a factory: file.py:function"
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 

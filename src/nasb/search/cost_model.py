@@ -37,8 +37,8 @@ class CostModel:
     Args:
         network: the searchable network.
         backbone: cost of the same network with every edge "none".
-        edge_costs: gives what each candidate of an edge adds, from the cell's name, the cell, the edge's key and the
-            edge.
+        edge_costs: gives what each candidate of an edge adds in one call, from the cell's name, the cell, the edge's
+            key and the edge.
         unit: of the costs.
         node_costs: gives what the first binary convolution that leaves a node of a cell adds beside its own cost.
     """
@@ -59,7 +59,7 @@ class CostModel:
             for key in cell.edge_keys:
                 edge = cell.edge(key)
                 if isinstance(edge, SearchableEdge):
-                    costs = list(edge_costs(name, cell, key, edge))
+                    costs = [cell.calls * cost for cost in edge_costs(name, cell, key, edge)]
                     self._by_name[name, key] = dict(zip(edge.names, costs, strict=True))
                     self.costs[name, key] = torch.tensor(costs, dtype=torch.float32)
         self._costly = {at for at, costs in self.costs.items() if bool(costs.any())}

@@ -25,9 +25,21 @@ class NetworkConfig:
     """The real CNN that is converted."""
 
     host: str = "resnet20"
-    """Registered host network, or (with architecture: backbone) a hand-made binary one: `nasb list networks`."""
+    """Registered host network (`nasb list networks`), or torchvision/NAME, timm/NAME; or (with architecture: backbone)
+    a hand-made binary one."""
     options: dict[str, Scalar] = field(default_factory=dict)
     """The host's own options, e.g. {width: 16, stem_stride: 2}."""
+    factory: str | None = None
+    """In place of host: the function that makes your own CNN, package.module:function or file.py:function. It is called
+    with num_classes and in_channels, as far as it takes them, and with the options."""
+    keep_real: tuple[str, ...] = ()
+    """Wildcards of what stays real, e.g. ["layer4.*"]: convolutions, and layers and operations that the conversion does
+    not know."""
+
+    @property
+    def name(self) -> str:
+        """The name under which the CNN is found: the factory's, or the host's."""
+        return self.host if self.factory is None else self.factory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +196,7 @@ class RunConfig:
     init_partial: bool = False
     """Leave layers whose shape differs in `init` (such as the classifier) as they are, instead of refusing the file."""
     plugin: str | None = None
-    """Python file that registers your own network with nasb.register_host; it is executed."""
+    """Python file that registers your own networks with nasb.register_host, or file.py:function; it is executed."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     cell: CellConfig = field(default_factory=CellConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -22,7 +22,7 @@ from nasb.data import ImageData, open_data
 from nasb.errors import UserError
 from nasb.files import save_safetensors, write_text
 from nasb.model_file import BINARY, load_model, save_model
-from nasb.networks import create_host, is_rival
+from nasb.networks import create_host, is_rival, register_factory
 from nasb.networks.convert import convert
 from nasb.networks.plan import Plan, plan_of
 from nasb.plugin import load_plugin
@@ -62,12 +62,15 @@ class Pipeline:
         self.config = config
         if config.plugin is not None:
             load_plugin(config.plugin)
+        if config.network.factory is not None:
+            register_factory(config.network.factory)
         self.fabric: Fabric = create_fabric(config.hardware)
         self.data: ImageData = open_data(config.data, seed=config.seed)
         # Every fault of what the user gave shows before anything is written.
         self._check_rival()
         backbone = self._backbone(config.cell)
-        self.plan: Plan | None = None if is_rival(config.network.host) else plan_of(backbone)
+        self.plan: Plan | None = None if is_rival(config.network.name) else plan_of(backbone)
+        self._check_classes()
         self.table = self._latency_table(Path(out), backbone)
         self._check_files()
         self.run = RunDirectory(out, config, writes=self.fabric.is_global_zero)
@@ -105,7 +108,7 @@ class Pipeline:
         torch.manual_seed(derive_seed(self.config.seed, "host"))
         network = self.config.network
         host = create_host(
-            network.host,
+            network.name,
             num_classes=self.data.num_classes,
             in_channels=self.data.input_shape[0],
             options=network.options,
@@ -116,7 +119,7 @@ class Pipeline:
 
     def _check_rival(self) -> None:
         """Refuse what a hand-made binary network has not: a search, a host's weights, milliseconds of operations."""
-        name = self.config.network.host
+        name = self.config.network.name
         if not is_rival(name):
             return
         what = f"network.host: {name} is a hand-made binary network"
@@ -127,12 +130,20 @@ class Pipeline:
         if self.config.search.latency_table is not None:
             raise UserError(f"{what}: leave search.latency_table out, which is for networks that are searched")
 
+    def _check_classes(self) -> None:
+        """Refuse a network of the user's own that has another number of outputs than the data has classes."""
+        if self.plan is not None and self.plan.outputs != self.data.num_classes:
+            raise UserError(
+                f"{self.config.network.name}: has {self.plan.outputs} outputs, the data {self.data.num_classes} "
+                "classes; let its function take num_classes"
+            )
+
     def _backbone(self, cell: CellConfig) -> nn.Module:
         """Return the hand-made network: the converted host with every edge "none"; a rival is one as it is."""
         host = self._host()
-        if is_rival(self.config.network.host):
+        if is_rival(self.config.network.name):
             return host
-        return convert(host, self.data.input_shape, cell=cell)
+        return convert(host, self.data.input_shape, cell=cell, keep_real=self.config.network.keep_real)
 
     def _teacher(self, stage: StageConfig) -> nn.Module | None:
         """Return the teacher of a stage: the one that it names; by default the user's CNN, if all of it is trained."""
@@ -177,7 +188,14 @@ class Pipeline:
                 )
         network = self.config.network
         table.check_network(
-            network_key(network.host, network.options, self.data.num_classes, self.data.input_shape, self.config.cell)
+            network_key(
+                network.name,
+                network.options,
+                self.data.num_classes,
+                self.data.input_shape,
+                self.config.cell,
+                network.keep_real,
+            )
         )
         check_table(table, backbone, search.operations)
         if search.budget_ms is not None:
@@ -205,10 +223,10 @@ class Pipeline:
     def describe_network(self) -> str:
         """Return one line: the host, and what becomes of its convolutions."""
         if self.plan is None:
-            return f"{self.config.network.host}: hand-made, nothing is converted; the options of `cell` are not used"
+            return f"{self.config.network.name}: hand-made, nothing is converted; the options of `cell` are not used"
         cells, real = len(self.plan.becoming("cell")), self.plan.becoming("real")
         where = self.run / "plan.txt"
-        return f"{self.config.network.host}: {cells} cells; real stay {', '.join(real)} and the classifier; see {where}"
+        return f"{self.config.network.name}: {cells} cells; real stay {', '.join(real)} and the classifier; see {where}"
 
     def teachers(self) -> dict[str, str]:
         """Return who teaches each stage: "init" (the user's CNN), "none", or the registered network that is named."""
@@ -250,8 +268,15 @@ class Pipeline:
         """Return the search as it stands before its first step."""
         config = self.config
         shape, host = self.data.input_shape, self._host()
-        backbone = count(convert(host, shape, cell=config.cell), shape)
-        network = convert(host, shape, cell=config.cell, search=True, operations=config.search.operations)
+        backbone = count(self._backbone(config.cell), shape)
+        network = convert(
+            host,
+            shape,
+            cell=config.cell,
+            search=True,
+            operations=config.search.operations,
+            keep_real=config.network.keep_real,
+        )
         set_phase(network, weights=config.search.weights, activations="sign")
         numbers = sum(parameter.numel() for parameter in network.parameters())
         self.fabric.print(
@@ -288,12 +313,13 @@ class Pipeline:
 
     def _architecture_of(self, cells: Mapping[str, tuple[Edge, ...]]) -> Architecture:
         return Architecture(
-            host=self.config.network.host,
+            host=self.config.network.name,
             options=self.config.network.options,
             num_classes=self.data.num_classes,
             input_shape=self.data.input_shape,
             cell=CellConfig() if self.plan is None else self.config.cell,
             cells=cells,
+            keep_real=self.config.network.keep_real,
         )
 
     def _keep_architecture(self, cells: Mapping[str, tuple[Edge, ...]]) -> Architecture:
@@ -326,10 +352,11 @@ class Pipeline:
     def _check_given(self, given: Architecture) -> None:
         network = self.config.network
         for key, theirs, ours in (
-            ("host", given.host, network.host),
+            ("host", given.host, network.name),
             ("options", dict(given.options), dict(network.options)),
             ("num_classes", given.num_classes, self.data.num_classes),
             ("input_shape", given.input_shape, self.data.input_shape),
+            ("keep_real", given.keep_real, network.keep_real),
         ):
             if theirs != ours:
                 raise UserError(f"{self.config.architecture}: {key} is {theirs!r}, but this run's is {ours!r}")
