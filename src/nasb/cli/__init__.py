@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("nasb.cli.deploy", "ONNX file of a trained network, one bit per binary weight"),
     "latency-table": ("nasb.cli.latency", "milliseconds of each operation of a search space on this device"),
     "summary": ("nasb.cli.inspection", "cost of a network, layer by layer"),
+    "compare": ("nasb.cli.compare", "cost of several networks side by side, and their latency"),
     "plan": ("nasb.cli.inspection", "what conversion makes of each convolution of a host, and why"),
     "draw": ("nasb.cli.inspection", "picture of an architecture"),
     "list": ("nasb.cli.inspection", "networks, operations, strategies, datasets, recipes"),
