@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claim_methods import BASE, METHODS, RANDOM_SEEDS, SEARCH_EPOCHS, SEEDS, SETS, TRIALS, Method
+from claim_methods import BASE, METHODS, SEARCH_EPOCHS, SEEDS, SETS, TRIALS, Method
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "claim.csv"
 FINAL = ROOT / "results" / "claim-test.csv"
+ARCHITECTURES = ROOT / "results" / "architectures"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 COLUMNS = (
     "set", "method", "seed", "learning_rate", "branch_gain", "validation_top1", "ops", "ops_ratio", "added_binary_macs",
@@ -88,14 +89,12 @@ def pending(done: list[dict[str, str]], sets: list[str], tiers: list[str]) -> It
         for name, method in METHODS.items():
             if method.tier not in tiers or (method.tier == "B" and data != "cifar10"):
                 continue
-            tuned_as = name if not method.random else name.replace("random", "nasb")
-            trial = chosen_trial(done, data, tuned_as)
+            trial = chosen_trial(done, data, method.as_in or name)
             if trial is None:
-                if not method.random:
+                if method.as_in is None:
                     yield from (job for t in TRIALS if (job := Job(data, name, *t, SEEDS[0])).row_key() not in finished)
                 continue
-            seeds = RANDOM_SEEDS if method.random else SEEDS if method.tier == "A" else SEEDS[:1]
-            later += [job for seed in seeds if (job := Job(data, name, *trial, seed)).row_key() not in finished]
+            later += [job for s in method.all_seeds() if (job := Job(data, name, *trial, s)).row_key() not in finished]
     yield from later
 
 
@@ -155,18 +154,22 @@ class Runner:
 
     def _architecture(self, job: Job, method: Method) -> tuple[Path, float]:
         """Return the architecture of a job's seed and the seconds of its search: searched, or drawn at random."""
-        folder = self.out / job.set / job.method / f"search-seed{job.seed}"
+        name = job.method if method.random or method.as_in is None else method.as_in
+        folder = self.out / job.set / name / f"search-seed{job.seed}"
         with self.lock:
             turn = self.searching.setdefault(folder, threading.Lock())
-        flags = search_flags(run_flags(job.set, self.roots[job.set], method, job.seed), method)
+        flags = search_flags(run_flags(job.set, self.roots[job.set], METHODS[name], job.seed), METHODS[name])
         with turn:
+            file, seconds = folder / "architecture.json", 0.0
             if not method.random:
                 nasb("search", flags, folder)
-                stages = json.loads((folder / "stages.json").read_text())
-                return folder / "architecture.json", float(stages["search"]["seconds"])
-            if not (folder / "architecture.json").exists():
+                seconds = float(json.loads((folder / "stages.json").read_text())["search"]["seconds"])
+            elif not file.exists():
                 _call(folder, Path(sys.executable), Path(__file__).parent / "random_architecture.py", flags)
-            return folder / "architecture.json", 0.0
+            kept = ARCHITECTURES / job.set / f"{name}-seed{job.seed}.json"
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(file.read_text())
+            return file, seconds
 
 
 def run_flags(data: str, root: str, method: Method, seed: int) -> dict[str, str]:
@@ -206,7 +209,7 @@ def _row(job: Job, method: Method, out: Path, search_seconds: float) -> dict[str
         "validation_top1": f"{summary['validation_top1']:.2f}",
         **{name: summary[name] for name in ("ops", "bops", "flops", "memory_bits", "parameters")},
         "ops_ratio": f"{summary['ops_ratio']:.4f}", "added_binary_macs": f"{summary['added_binary_macs']:.4f}",
-        "epochs": BASE["finetune.epochs"], "search_epochs": SEARCH_EPOCHS if searched else 0,
+        "epochs": (BASE | dict(method.flags))["finetune.epochs"], "search_epochs": SEARCH_EPOCHS if searched else 0,
         "search_seconds": f"{search_seconds:.0f}", "train_seconds": f"{summary['seconds']['finetune']:.0f}",
         "architecture_hash": _hash(out / "architecture.json"), "config_hash": _hash(out / "config.yaml"),
         "commit": commit(), "torch": environment["versions"]["torch"], "cpu": environment["cpu"], "threads": 1,
@@ -242,10 +245,10 @@ def status(tiers: list[str]) -> None:
     print(f"{len(done)} runs are in {RESULTS.name}; {len(left)} can run now (more follow when trials are chosen)")
     for data in SETS:
         for name, method in METHODS.items():
-            trial = chosen_trial(done, data, name)
+            trial = chosen_trial(done, data, method.as_in or name)
             if trial is None:
                 continue
-            keys = {Job(data, name, *trial, seed).row_key() for seed in SEEDS}
+            keys = {Job(data, name, *trial, seed).row_key() for seed in method.all_seeds()}
             found = [float(row["validation_top1"]) for row in done if key_of(row) in keys]
             spread = f" +- {statistics.stdev(found):.2f}" if len(found) > 1 else ""
             print(f"{data:14} {method.label:42} {statistics.mean(found):6.2f}{spread} (n {len(found)}), trial {trial}")
@@ -256,10 +259,10 @@ def final(runner: Runner) -> None:
     done, sealed = rows(), {key_of(row) for row in rows(FINAL)}
     for data in runner.roots:
         for name, method in METHODS.items():
-            trial = chosen_trial(done, data, name.replace("random", "nasb") if method.random else name)
+            trial = chosen_trial(done, data, method.as_in or name)
             if trial is None:
                 continue
-            for seed in RANDOM_SEEDS if method.random else SEEDS:
+            for seed in method.all_seeds():
                 job = Job(data, name, *trial, seed)
                 if job.row_key() in sealed or job.row_key() not in {key_of(row) for row in done}:
                     continue
