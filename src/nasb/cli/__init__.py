@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "shards": ("nasb.cli.shards", "pack a folder of images into tar files (WebDataset)"),
     "latency-table": ("nasb.cli.latency", "milliseconds of each operation of a search space on this device"),
     "summary": ("nasb.cli.inspection", "cost of a network, layer by layer"),
+    "compare": ("nasb.cli.compare", "cost of several networks side by side, and their latency"),
     "plan": ("nasb.cli.inspection", "what conversion makes of each convolution of a host, and why"),
     "draw": ("nasb.cli.inspection", "picture of an architecture"),
     "list": ("nasb.cli.inspection", "networks, operations, strategies, datasets, recipes"),
