@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claim_methods import BASE, METHODS, RANDOM_SEEDS, SEARCH_EPOCHS, SEEDS, SETS, TRIALS, Method
+from claim_methods import BASE, METHODS, SEARCH_EPOCHS, SEEDS, SETS, Method
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "claim.csv"
 FINAL = ROOT / "results" / "claim-test.csv"
+ARCHITECTURES = ROOT / "results" / "architectures"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 COLUMNS = (
     "set", "method", "seed", "learning_rate", "branch_gain", "validation_top1", "ops", "ops_ratio", "added_binary_macs",
@@ -71,7 +72,7 @@ def key_of(row: dict[str, str]) -> tuple[str, ...]:
 def chosen_trial(done: list[dict[str, str]], data: str, method: str) -> tuple[float, float] | None:
     """Return the trial with the best validation Top-1 at the first seed; None while one of them is missing."""
     results = {}
-    for trial in TRIALS:
+    for trial in METHODS[method].trials():
         key = Job(data, method, *trial, SEEDS[0]).row_key()
         found = [float(row["validation_top1"]) for row in done if key_of(row) == key]
         if not found:
@@ -80,23 +81,20 @@ def chosen_trial(done: list[dict[str, str]], data: str, method: str) -> tuple[fl
     return max(results, key=results.__getitem__)
 
 
-def pending(done: list[dict[str, str]], sets: list[str], tiers: list[str]) -> Iterator[Job]:
-    """Yield what can run now: the trials of every method, then the other seeds of those whose trial is chosen."""
+def pending(done: list[dict[str, str]], sets: list[str], names: list[str]) -> Iterator[Job]:
+    """Yield what can run now, the first methods first: a method's trials, then, when they are done, its other seeds."""
     finished = {key_of(row) for row in done}
-    later: list[Job] = []
     for data in sets:
-        for name, method in METHODS.items():
-            if method.tier not in tiers or (method.tier == "B" and data != "cifar10"):
+        for name in names:
+            method = METHODS[name]
+            if method.tier == "B" and data != "cifar10":
                 continue
-            tuned_as = name if not method.random else name.replace("random", "nasb")
-            trial = chosen_trial(done, data, tuned_as)
-            if trial is None:
-                if not method.random:
-                    yield from (job for t in TRIALS if (job := Job(data, name, *t, SEEDS[0])).row_key() not in finished)
-                continue
-            seeds = RANDOM_SEEDS if method.random else SEEDS if method.tier == "A" else SEEDS[:1]
-            later += [job for seed in seeds if (job := Job(data, name, *trial, seed)).row_key() not in finished]
-    yield from later
+            trial, jobs = chosen_trial(done, data, method.as_in or name), []
+            if trial is not None:
+                jobs = [Job(data, name, *trial, seed) for seed in method.all_seeds()]
+            elif method.as_in is None:
+                jobs = [Job(data, name, *trial, SEEDS[0]) for trial in method.trials()]
+            yield from (job for job in jobs if job.row_key() not in finished)
 
 
 class Runner:
@@ -113,23 +111,23 @@ class Runner:
         self.lock, self.running = threading.Lock(), set[Job]()
         self.searching: dict[Path, threading.Lock] = {}
 
-    def run(self, tiers: list[str]) -> None:
-        """Run until nothing is left."""
+    def run(self, names: list[str]) -> None:
+        """Run until nothing is left of these methods."""
         with ThreadPoolExecutor(self.workers) as pool:
-            for future in [pool.submit(self._work, tiers) for _ in range(self.workers)]:
+            for future in [pool.submit(self._work, names) for _ in range(self.workers)]:
                 future.result()
 
-    def _work(self, tiers: list[str]) -> None:
-        while (job := self._take(tiers)) is not None:
+    def _work(self, names: list[str]) -> None:
+        while (job := self._take(names)) is not None:
             row = self._train(job)
             with self.lock:
                 append(RESULTS, COLUMNS, row)
                 self.running.discard(job)
             print(f"{job.folder()}: validation Top-1 {float(row['validation_top1']):.2f}", flush=True)
 
-    def _take(self, tiers: list[str]) -> Job | None:
+    def _take(self, names: list[str]) -> Job | None:
         with self.lock:
-            for job in pending(rows(), [name for name in SETS if name in self.roots], tiers):
+            for job in pending(rows(), [name for name in SETS if name in self.roots], names):
                 if job not in self.running:
                     self.running.add(job)
                     return job
@@ -155,18 +153,22 @@ class Runner:
 
     def _architecture(self, job: Job, method: Method) -> tuple[Path, float]:
         """Return the architecture of a job's seed and the seconds of its search: searched, or drawn at random."""
-        folder = self.out / job.set / job.method / f"search-seed{job.seed}"
+        name = job.method if method.random or method.as_in is None else method.as_in
+        folder = self.out / job.set / name / f"search-seed{job.seed}"
         with self.lock:
             turn = self.searching.setdefault(folder, threading.Lock())
-        flags = search_flags(run_flags(job.set, self.roots[job.set], method, job.seed), method)
+        flags = search_flags(run_flags(job.set, self.roots[job.set], METHODS[name], job.seed), METHODS[name])
         with turn:
+            file, seconds = folder / "architecture.json", 0.0
             if not method.random:
                 nasb("search", flags, folder)
-                stages = json.loads((folder / "stages.json").read_text())
-                return folder / "architecture.json", float(stages["search"]["seconds"])
-            if not (folder / "architecture.json").exists():
+                seconds = float(json.loads((folder / "stages.json").read_text())["search"]["seconds"])
+            elif not file.exists():
                 _call(folder, Path(sys.executable), Path(__file__).parent / "random_architecture.py", flags)
-            return folder / "architecture.json", 0.0
+            kept = ARCHITECTURES / job.set / f"{name}-seed{job.seed}.json"
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(file.read_text())
+            return file, seconds
 
 
 def run_flags(data: str, root: str, method: Method, seed: int) -> dict[str, str]:
@@ -206,7 +208,7 @@ def _row(job: Job, method: Method, out: Path, search_seconds: float) -> dict[str
         "validation_top1": f"{summary['validation_top1']:.2f}",
         **{name: summary[name] for name in ("ops", "bops", "flops", "memory_bits", "parameters")},
         "ops_ratio": f"{summary['ops_ratio']:.4f}", "added_binary_macs": f"{summary['added_binary_macs']:.4f}",
-        "epochs": BASE["finetune.epochs"], "search_epochs": SEARCH_EPOCHS if searched else 0,
+        "epochs": (BASE | dict(method.flags))["finetune.epochs"], "search_epochs": SEARCH_EPOCHS if searched else 0,
         "search_seconds": f"{search_seconds:.0f}", "train_seconds": f"{summary['seconds']['finetune']:.0f}",
         "architecture_hash": _hash(out / "architecture.json"), "config_hash": _hash(out / "config.yaml"),
         "commit": commit(), "torch": environment["versions"]["torch"], "cpu": environment["cpu"], "threads": 1,
@@ -235,17 +237,17 @@ def append(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
         writer.writerow(row)
 
 
-def status(tiers: list[str]) -> None:
+def status(names: list[str]) -> None:
     """Print what is done, and what is left."""
     done = rows()
-    left = list(pending(done, list(SETS), tiers))
+    left = list(pending(done, list(SETS), names))
     print(f"{len(done)} runs are in {RESULTS.name}; {len(left)} can run now (more follow when trials are chosen)")
     for data in SETS:
         for name, method in METHODS.items():
-            trial = chosen_trial(done, data, name)
+            trial = chosen_trial(done, data, method.as_in or name)
             if trial is None:
                 continue
-            keys = {Job(data, name, *trial, seed).row_key() for seed in SEEDS}
+            keys = {Job(data, name, *trial, seed).row_key() for seed in method.all_seeds()}
             found = [float(row["validation_top1"]) for row in done if key_of(row) in keys]
             spread = f" +- {statistics.stdev(found):.2f}" if len(found) > 1 else ""
             print(f"{data:14} {method.label:42} {statistics.mean(found):6.2f}{spread} (n {len(found)}), trial {trial}")
@@ -256,10 +258,10 @@ def final(runner: Runner) -> None:
     done, sealed = rows(), {key_of(row) for row in rows(FINAL)}
     for data in runner.roots:
         for name, method in METHODS.items():
-            trial = chosen_trial(done, data, name.replace("random", "nasb") if method.random else name)
+            trial = chosen_trial(done, data, method.as_in or name)
             if trial is None:
                 continue
-            for seed in RANDOM_SEEDS if method.random else SEEDS:
+            for seed in method.all_seeds():
                 job = Job(data, name, *trial, seed)
                 if job.row_key() in sealed or job.row_key() not in {key_of(row) for row in done}:
                     continue
@@ -281,16 +283,15 @@ def main() -> None:
         parser.add_argument(f"--{name}", metavar="FOLDER", help=f"where {name} is; without it, it is left out")
     parser.add_argument("--out", type=Path, default=Path("runs/claim"), help="the run directories")
     parser.add_argument("--workers", type=int, default=2, help="runs at once, one thread each (default: %(default)s)")
-    parser.add_argument("--tier", action="append", choices=("A", "B"), help="(default: both)")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="(default: all)")
     arguments = parser.parse_args()
-    tiers = arguments.tier or ["A", "B"]
     if arguments.command == "status":
-        status(tiers)
+        status(arguments.methods)
         return
     given = {name: getattr(arguments, name.replace("-", "_")) for name in SETS}
     runner = Runner({name: root for name, root in given.items() if root}, arguments.out, arguments.workers)
     if arguments.command == "run":
-        runner.run(tiers)
+        runner.run(arguments.methods)
     else:
         final(runner)
 

@@ -5,21 +5,25 @@ The protocol (fixed before the first run that counts; what is decided, is decide
 - Data: CIFAR-10 (JPEG copy) and Fashion-MNIST; 20,000 training images, a tenth of all for validation. Test images are
   read by `claim.py final` alone, once for each method and seed.
 - Host: ResNet-20 with the strided stem. All train from scratch with AdamW, cosine schedule, batch 128, the default
-  augmentation, compiled, one thread.
-- Each method has the same TRIALS (learning rate, start of the branches' gain), one seed; the best on validation images
+  augmentation, one thread.
+- Each method has as many TRIALS (learning rate, start of the branches' gain), one seed; the best on validation images
   is trained with the other seeds. A searched architecture is searched once for each seed, with the search's defaults.
-- The epochs of the search are stated apart. `long` rows train the hand-made network for as many image passes as search
-  and training of the searched one take together.
+  Random architectures have the settings of their backbone.
+- The epochs of the search are stated apart. The `equal` row trains the hand-made network for as many image passes as
+  search and training of the searched one take together; the `long` rows train for four times as many epochs.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 IMAGES = 20_000
 EPOCHS = 12
 SEARCH_EPOCHS = 10
 SEEDS = (0, 1, 2)
-TRIALS = ((0.01, 1 / 3), (0.005, 1 / 3), (0.02, 1 / 3), (0.01, 1.0))
+TRIALS = ((0.01, 1 / 3), (0.02, 1 / 3), (0.01, 1.0))
 """(learning rate, branch gain)."""
+TRIALS_WITHOUT_GAIN = ((0.01, 1.0), (0.02, 1.0), (0.005, 1.0))
+"""Of networks whose branches are not started by a gain, as many: it stays 1."""
 
 SETS = {
     "cifar10": {"data.name": "folder", "data.image_size": "32"},
@@ -35,7 +39,6 @@ BASE = {
     "finetune.epochs": str(EPOCHS),
     "data.train_limit": str(IMAGES),
     "hardware.threads": "1",
-    "hardware.compile": "true",
     "evaluate_test": "false",
 }
 
@@ -52,33 +55,89 @@ class Method:
     budget: float | None = None
     """The method is searched (or drawn) within this budget."""
     random: bool = False
-    """Architectures are drawn within the budget, not searched: one for each of RANDOM_SEEDS, not tuned on their own."""
+    """Architectures are drawn within the budget, not searched: one for each of RANDOM_SEEDS."""
+    as_in: str | None = None
+    """It has no trials of its own: its settings (and, where it is searched, its architectures) are this method's."""
+    seeds: tuple[int, ...] | None = None
+    """The seeds, where they are not those of its tier."""
+
+    def trials(self) -> tuple[tuple[float, float], ...]:
+        """Return its trials."""
+        host = dict(self.flags).get("network.host", BASE["network.host"])
+        return TRIALS if host == BASE["network.host"] else TRIALS_WITHOUT_GAIN
+
+    def all_seeds(self) -> tuple[int, ...]:
+        """Return the seeds that it is trained with."""
+        return self.seeds or (SEEDS if self.tier == "A" else SEEDS[:1])
 
 
-RANDOM_SEEDS = (0, 1, 2, 3, 4)
+RANDOM_SEEDS = tuple(range(8))
+LONG = str(4 * EPOCHS)
+EQUAL = str(EPOCHS + SEARCH_EPOCHS)
 
 
 def _host(width: int) -> tuple[tuple[str, str], ...]:
     return (("network.options", f"{{stem_stride: 2, width: {width}}}"),)
 
 
-def _rival(name: str) -> tuple[tuple[str, str], ...]:
-    return (("network.host", name),)
+def _rival(name: str, **options: object) -> tuple[tuple[str, str], ...]:
+    words = ", ".join(f"{key}: {value}" for key, value in {"stem_stride": 2, **options}.items())
+    return (("network.host", name), ("network.options", f"{{{words}}}"))
 
+
+def _epochs(epochs: str) -> tuple[tuple[str, str], ...]:
+    return (("finetune.epochs", epochs),)
+
+
+PUBLISHED = (("cell.shortcut", "conv"),)
+NASB = (("cell.shortcut", "avgmax"), ("cell.thresholds", "edge"))
+"""What the searched networks' cells have, beside the search's defaults."""
+REACT = (("cell.activation", "rprelu"), ("cell.learned_threshold", "true"))
+"""ReActNet's components, which are no architecture: given to both sides, beside the rows in which neither has them."""
+PLUGIN = (("plugin", str(Path(__file__).parent / "real_network.py")),)
 
 METHODS: dict[str, Method] = {
-    "bireal": Method(label="Bi-Real Net, shortcuts without parameters", tier="A"),
-    "nasb-1.10": Method(label="NASB, budget 1.10", tier="A", budget=1.10),
-    "nasb-1.37": Method(label="NASB, budget 1.37", tier="A", budget=1.37),
-    "random-1.10": Method(label="random architectures, budget 1.10", tier="A", budget=1.10, random=True),
-    "random-1.37": Method(label="random architectures, budget 1.37", tier="A", budget=1.37, random=True),
-    "bireal-published": Method(
-        label="Bi-Real Net as published (real 1x1)", tier="A", flags=(("cell.shortcut", "conv"),)
+    "backbone": Method(label="backbone of the searched networks: every edge none", tier="A", flags=NASB),
+    "bireal-published": Method(label="Bi-Real Net as published (real 1x1)", tier="A", flags=PUBLISHED),
+    "random-1.37": Method(
+        label="random architectures, budget 1.37", tier="A", budget=1.37, random=True, as_in="backbone",
+        seeds=RANDOM_SEEDS, flags=NASB,
     ),
+    "nasb-1.37": Method(label="NASB, budget 1.37", tier="A", budget=1.37, flags=NASB),
+    "nasb-1.10": Method(label="NASB, budget 1.10", tier="A", budget=1.10, flags=NASB),
+    "bireal": Method(label="Bi-Real Net, shortcuts without parameters (repeated channels)", tier="A"),
+    "random-1.10": Method(
+        label="random architectures, budget 1.10", tier="A", budget=1.10, random=True, as_in="backbone",
+        seeds=RANDOM_SEEDS[:5], flags=NASB,
+    ),
+    "reactnet": Method(label="ReActNet", tier="A", flags=_rival("reactnet_resnet20")),
+    "nasb-1.37-react": Method(label="NASB, budget 1.37, RSign and RPReLU", tier="A", budget=1.37, flags=NASB + REACT),
     "bireal-wide-1.10": Method(label="Bi-Real Net, widened to 17", tier="A", flags=_host(17)),
     "bireal-wide-1.37": Method(label="Bi-Real Net, widened to 19", tier="A", flags=_host(19)),
-    "reactnet": Method(label="ReActNet", tier="A", flags=_rival("reactnet_resnet20")),
+    "bireal-equal": Method(
+        label="Bi-Real Net as published, with the search's epochs too", tier="A", as_in="bireal-published",
+        flags=PUBLISHED + _epochs(EQUAL),
+    ),
     "bnn": Method(label="BNN", tier="B", flags=_rival("bnn_resnet20")),
     "xnornet": Method(label="XNOR-Net", tier="B", flags=_rival("xnor_resnet20")),
     "irnet": Method(label="IR-Net", tier="B", flags=_rival("irnet_resnet20")),
-}
+    "real": Method(label="real ResNet-20", tier="B", flags=PLUGIN + _rival("real_resnet20")),
+    "nasb-1.05": Method(label="NASB, budget 1.05", tier="B", budget=1.05, flags=NASB),
+    "nasb-1.20": Method(label="NASB, budget 1.20", tier="B", budget=1.20, flags=NASB),
+    "groupnet": Method(label="Group-Net, K = 3", tier="B", flags=_rival("groupnet_resnet20", bases=3)),
+    "nasb-multiple": Method(
+        label="NASB, K = 2 and more where searched, no more OPs than Group-Net", tier="B", budget=1.37,
+        flags=(*NASB, ("cell.bases", "2")),
+    ),
+    "abcnet": Method(
+        label="ABC-Net, 2 x 2 bases", tier="B", flags=_rival("abcnet_resnet20", weight_bases=2, activation_bases=2)
+    ),
+    "bireal-long": Method(
+        label="Bi-Real Net as published, 4 times as long", tier="B", as_in="bireal-published",
+        flags=PUBLISHED + _epochs(LONG),
+    ),
+    "nasb-1.37-long": Method(
+        label="NASB, budget 1.37, 4 times as long", tier="B", budget=1.37, as_in="nasb-1.37",
+        flags=NASB + _epochs(LONG),
+    ),
+}  # fmt: skip

@@ -227,6 +227,12 @@ def test_set_sharpness_reaches_the_annealed_gradient():
         assert gradient.flatten().tolist() == pytest.approx([expected] * 2)
 
 
+def test_set_sharpness_leaves_alone_what_does_not_read_it():
+    network = nn.Sequential(Binarize(), Binarize(surrogate="tanh_annealed"), BinaryConv2d(4, 4, 3))
+    set_sharpness(network, 0.5)
+    assert [layer.sharpness for layer in network] == [1.0, 0.5, 1.0]
+
+
 def test_rprelu_is_the_formula():
     layer, x = RPReLU(3), seeded(2, 3, 4, 4)
     with torch.no_grad():

@@ -8,7 +8,16 @@ import torch.nn.functional as F
 from deploy_reference import agree, export, steady
 from torch import nn
 
-from nasb.binary import Binarize, BinaryConv2d, BinaryLinear, LibraConv2d, RPReLU, XnorConv2d
+from nasb.binary import (
+    AbcConv2d,
+    Binarize,
+    BinaryConv2d,
+    BinaryLinear,
+    LayerScaleConv2d,
+    LibraConv2d,
+    RPReLU,
+    XnorConv2d,
+)
 from nasb.cells.adapt import Adapt, ConvShape
 from nasb.deploy.step import LAYERS, OPERATIONS
 from nasb.errors import UserError
@@ -51,7 +60,22 @@ def learned(channels):
     return layer
 
 
+class Abc(nn.Module):
+    """ABC-Net's convolution of two binarizations with three bases."""
+
+    def __init__(self, *, norm: bool, bias: bool) -> None:
+        super().__init__()
+        self.binarize = nn.ModuleList(Binarize(initial=bound) for bound in (-0.5, 0.5))
+        self.conv = AbcConv2d(6, 8, 3, 2, 1, bias=bias, weight_bases=3, activation_bases=2)
+        self.after = nn.BatchNorm2d(8) if norm else nn.ReLU()
+
+    def forward(self, x):
+        return self.after(self.conv(*[binarize(x) for binarize in self.binarize]))
+
+
 MODULES = {
+    "AbcConv2d": Abc(norm=True, bias=False),
+    "AbcConv2d: alone": Abc(norm=False, bias=True),
     "Adapt: stride": adapt(6, 6, (2, 2)),
     "Adapt: odd size": adapt(6, 6, (2, 2), kernel=2),
     "Adapt: longer": adapt(6, 6, padding=2),
@@ -97,6 +121,7 @@ MODULES = {
     "Hardtanh": nn.Hardtanh(-0.3, 0.5),
     "LibraConv2d": nn.Sequential(Binarize(), LibraConv2d(6, 8, 3, 1, 1), nn.BatchNorm2d(8)),
     "LibraConv2d: alone": nn.Sequential(Binarize(), LibraConv2d(6, 8, 3, 2, 1, pad_value=1), nn.Hardtanh()),
+    "LayerScaleConv2d": nn.Sequential(Binarize(), LayerScaleConv2d(6, 8, 3, 1, 1), nn.ReLU()),
     "LeakyReLU": nn.LeakyReLU(0.2),
     "Linear": nn.Sequential(nn.Flatten(), nn.Linear(288, 5, bias=False)),
     "MaxPool2d": nn.MaxPool2d(3, 2, 1, dilation=2),

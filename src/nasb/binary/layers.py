@@ -299,13 +299,15 @@ def set_phase(module: nn.Module, *, weights: str, activations: str) -> None:
 def set_sharpness(module: nn.Module, sharpness: float) -> None:
     """Set what the ``tanh_annealed`` surrogates of activations and weights read (IR-Net: once per epoch).
 
+    Other layers keep theirs: torch.compile would compile a network anew, and slowly, for a number that changes.
+
     Raises:
         UserError: it is not above 0.
     """
     if not sharpness > 0:
         raise UserError(f"sharpness is {sharpness}; it must be above 0")
     for layer in module.modules():
-        if isinstance(layer, Binarize | BinaryConv2d):
+        if isinstance(layer, Binarize | BinaryConv2d) and layer.surrogate == "tanh_annealed":
             layer.sharpness = sharpness
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nasb.cli.exported import evaluate_exported, is_exported, predict_exported
 from nasb.cli.matching import check_images
-from nasb.cli.parsing import parser
+from nasb.cli.parsing import PLUGIN_HELP, parser
 from nasb.engine import engine_module
 from nasb.errors import UserError
 
@@ -35,7 +35,7 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     p.add_argument("--part", type=str, default="test", help=", ".join(PARTS))
     p.add_argument("--network", type=str, default=None, help="registered real network whose weights the target holds")
     p.add_argument("--option", action="append", default=[], help="key=value: an option of --network; repeatable")
-    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
     p.add_argument("--seed", type=int, default=0, help="seed of the validation split, where no run directory tells it")
     p.add_argument("--json", action="store_true", help="print JSON")
     p.add_class_arguments(DataConfig, "data")
@@ -114,7 +114,7 @@ def predict_command(arguments: Sequence[str]) -> int | None:
     p.add_argument("target", help="run directory, model.safetensors, or model.onnx (run by the engine)")
     p.add_argument("images", nargs="+", help="image files")
     p.add_argument("--top", type=int, default=3, help="how many classes to print for each image")
-    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
     if values.top < 1:

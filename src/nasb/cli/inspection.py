@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasb.cli.parsing import parser
+from nasb.cli.parsing import PLUGIN_HELP, parser
 from nasb.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -73,7 +73,11 @@ def find_architecture(target: str) -> "Architecture | None":
 
 
 def build_target(
-    target: str, input_size: str | None, options: Sequence[str], num_classes: int | None
+    target: str,
+    input_size: str | None,
+    options: Sequence[str],
+    num_classes: int | None,
+    keep_real: tuple[str, ...] = (),
 ) -> "tuple[nn.Module, tuple[int, int, int]]":
     """Return the network that a TARGET names, and its input shape.
 
@@ -89,7 +93,7 @@ def build_target(
         for key, instead in NO_OPTIONS.items():
             if key in made:
                 raise UserError(f"--option: {key} is no option of a network; give {instead}")
-        network = create_network(target, num_classes=num_classes, input_shape=shape, **made)
+        network = create_network(target, num_classes=num_classes, input_shape=shape, keep_real=keep_real, **made)
         return network, shape or host_defaults(target)[0]
     if options or num_classes is not None:
         raise UserError(f"{target}: --option and --num-classes are for registered names; the file has its own")
@@ -105,7 +109,7 @@ def summary_command(arguments: Sequence[str]) -> None:
     p.add_argument("--input-size", type=str, default=None, help="CHANNELSxHEIGHTxWIDTH; null: the network's own")
     p.add_argument("--num-classes", type=int, default=None, help="classes; null: the network's own")
     p.add_argument("--option", action="append", default=[], help="key=value, e.g. stem_stride=2 or bases=3; repeatable")
-    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
     p.add_argument(
         "--latency-table", type=str, default=None, help="predict milliseconds by it; null: the run directory's, if any"
     )
@@ -153,20 +157,24 @@ def _latency(target: str, given: str | None, network: "nn.Module", shape: tuple[
 def plan_command(arguments: Sequence[str]) -> None:
     """Print what conversion makes of a host."""
     p = parser("plan", "What conversion makes of each convolution of a host, and why.")
-    p.add_argument("host", help="registered host network")
+    p.add_argument("host", help="host network, torchvision/NAME, timm/NAME, or your own factory: file.py:function")
     p.add_argument("--input-size", type=str, default=None, help="CHANNELSxHEIGHTxWIDTH; null: the host's own")
     p.add_argument("--option", action="append", default=[], help="key=value; repeatable")
-    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--keep-real", action="append", default=[], help='what stays real, e.g. "layer4.*"; repeatable')
+    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
     _load_plugin(values.plugin)
+    if ":" in values.host:
+        _load_plugin(values.host)
     from nasb.networks import host_defaults, host_of, is_rival
     from nasb.networks.plan import plan_of
 
     host_defaults(values.host)  # raises for an unknown name
     if is_rival(values.host):
         raise UserError(f"{values.host}: is a hand-made binary network; nothing of it is converted")
-    network, _ = build_target(f"bireal_{host_of(values.host)}", values.input_size, values.option, None)
+    keep = tuple(values.keep_real)
+    network, _ = build_target(f"bireal_{host_of(values.host)}", values.input_size, values.option, None, keep)
     plan = plan_of(network)
     print(json.dumps([vars(row) for row in plan.rows], indent=1) if values.json else str(plan))
 
@@ -177,7 +185,7 @@ def draw_command(arguments: Sequence[str]) -> None:
     p.add_argument("target", help=TARGET_HELP)
     p.add_argument("-o", "--output", type=str, required=True, help="FILE.svg or FILE.png")
     p.add_argument("--cell", type=str, default=None, help="draw this cell alone, e.g. layer1.0.conv1")
-    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
     values = p.parse_args(list(arguments))
     _load_plugin(values.plugin)
     from nasb.cells.draw import draw_architecture
@@ -214,7 +222,8 @@ def list_command(arguments: Sequence[str]) -> None:
         raise UserError(unknown_name("list", values.kind, kinds))
     import fnmatch
 
-    entries = {n: text for n, text in _listing(values.kind).items() if fnmatch.fnmatchcase(n, values.pattern)}
+    listing = _listing(values.kind, values.pattern)
+    entries = {n: text for n, text in listing.items() if fnmatch.fnmatchcase(n, values.pattern)}
     if values.json:
         print(json.dumps(entries, indent=1))
         return
@@ -223,11 +232,11 @@ def list_command(arguments: Sequence[str]) -> None:
         print(f"{name.ljust(width)}  {text}".rstrip())
 
 
-def _listing(kind: str) -> dict[str, str]:
+def _listing(kind: str, pattern: str) -> dict[str, str]:
     if kind == "networks":
         from nasb.networks import describe_network, list_networks
 
-        return {name: describe_network(name) for name in list_networks()}
+        return {name: describe_network(name) for name in list_networks(pattern)}
     if kind == "operations":
         from nasb.cells.operations import OPERATIONS
 

@@ -1,6 +1,7 @@
 """What all commands share: parsers whose errors are one line, and the run's config from YAML and flags."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     import yaml
 
     from nasb.training.config import RunConfig
+
+PLUGIN_HELP = "Python file that registers your own networks, or a factory: file.py:function"
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -37,6 +40,8 @@ def run_parser(command: str, description: str) -> Parser:
     p = parser(command, description)
     p.add_argument("--config", action="config", help="YAML file with the keys below, or the name of a recipe")
     p.add_argument("--out", type=str, default=None, help="run directory")
+    p.add_argument("--devices", type=int, default=None, help="short for --hardware.devices")
+    p.add_argument("--nodes", type=int, default=None, help="short for --hardware.nodes")
     p.add_class_arguments(RunConfig, None)
     return p
 
@@ -63,6 +68,9 @@ def parse_run(command: str, description: str, arguments: Sequence[str]) -> "tupl
         raise UserError(f"nasb {command}: --out is missing: give the run directory")
     made = p.instantiate(values)
     fields = {key: made[key] for key in RunConfig.__dataclass_fields__}
+    for key in ("devices", "nodes"):
+        if values[key] is not None:
+            fields["hardware"] = replace(fields["hardware"], **{key: values[key]})
     return RunConfig(**fields), Path(values.out)
 
 

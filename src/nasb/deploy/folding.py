@@ -51,10 +51,13 @@ def affine_of_batch_norm(norm: _BatchNorm) -> Affine:
 
 
 def affine_of_layer(layer: nn.Conv2d | nn.Linear) -> Affine:
-    """Return what follows a layer's sum of products: its bias, and a binary layer's weight scale."""
+    """Return what follows a layer's sum of products: its bias, and a binary layer's weight scale.
+
+    The scales of a layer of several bases (AbcConv2d) are not in it.
+    """
     outputs = layer.weight.shape[0]
     scale = layer.weight_scale() if isinstance(layer, BinaryConv2d | BinaryLinear) else None
     return Affine(
-        np.ones(outputs) if scale is None else double(scale),
+        np.ones(outputs) if scale is None else np.broadcast_to(double(scale), outputs),
         np.zeros(outputs) if layer.bias is None else double(layer.bias),
     )

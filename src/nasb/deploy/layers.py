@@ -5,16 +5,26 @@ from typing import Any
 
 import numpy as np
 from torch import nn
+from torchvision.ops import StochasticDepth
 
-from nasb.binary import Binarize, BinaryConv2d, BinaryLinear, LibraConv2d, RPReLU, XnorConv2d
+from nasb.binary import (
+    AbcConv2d,
+    Binarize,
+    BinaryConv2d,
+    BinaryLinear,
+    LayerScaleConv2d,
+    LibraConv2d,
+    RPReLU,
+    XnorConv2d,
+)
 from nasb.cells.adapt import Adapt
-from nasb.deploy.folding import affine_of_batch_norm, affine_of_layer, double
+from nasb.deploy.folding import Affine, affine_of_batch_norm, affine_of_layer, double
 from nasb.deploy.functions import BINARIZE, BINARY_CONV, DOMAIN
 from nasb.deploy.packing import pack_signs
 from nasb.deploy.step import Step, layer
 
 
-@layer(nn.Dropout, nn.Dropout1d, nn.Dropout2d)
+@layer(nn.Dropout, nn.Dropout1d, nn.Dropout2d, StochasticDepth)
 def dropout(step: Step) -> str:
     """Nothing, in evaluation."""
     return step.x
@@ -37,19 +47,43 @@ def binarize(step: Step) -> str:
     return step.emit(BINARIZE, step.x, bound, domain=DOMAIN)
 
 
-@layer(BinaryConv2d, LibraConv2d, XnorConv2d)
+@layer(BinaryConv2d, LayerScaleConv2d, LibraConv2d, XnorConv2d)
 def binary_conv2d(step: Step) -> str:
     """nasb.BinaryConv2d with the batch norm behind it folded."""
     conv: BinaryConv2d = step.module
+    return _binary(step, step.x, conv.signs().detach().numpy(), **_geometry(conv))
+
+
+def _geometry(conv: BinaryConv2d) -> dict[str, Any]:
     left, right, top, bottom = conv._reversed_padding_repeated_twice
-    geometry: dict[str, Any] = {
+    return {
         "strides": list(conv.stride),
         "pads": [top, left, bottom, right],
         "dilations": list(conv.dilation),
         "group": conv.groups,
         "pad_value": float(conv.pad_value),
     }
-    return _binary(step, step.x, conv.signs().detach().numpy(), **geometry)
+
+
+@layer(AbcConv2d)
+def abc_conv2d(step: Step) -> str:
+    """A nasb.BinaryConv2d for each binarization and base, and the Adds of their sum; the batch norm behind it folded.
+
+    ``bn(sum of s_nm acc_nm + b)`` is ``sum of (g s_nm) acc_nm + bn(b)``, g the batch norm's scale: the first one of the
+    nodes has the whole bias.
+    """
+    conv: AbcConv2d = step.module
+    affine = _affine(step)
+    bases, channels = conv.signs().detach().numpy(), conv.in_channels // conv.groups
+    packed = [step.weight(f"{number}.W", pack_signs(basis)) for number, basis in enumerate(bases)]
+    pairs = [(signs, weight) for signs in step.inputs for weight in packed]
+    total, bias = "", affine.shift
+    for number, ((signs, weight), scale) in enumerate(zip(pairs, double(conv.pair_scale()), strict=True)):
+        constants = step.weight(f"{number}.scale", affine.scale * scale), step.weight(f"{number}.bias", bias)
+        y = step.emit(BINARY_CONV, signs, weight, *constants, domain=DOMAIN, channels=channels, **_geometry(conv))
+        total = step.emit("Add", y, total) if total else y
+        bias = np.zeros_like(bias)
+    return total
 
 
 @layer(BinaryLinear)
@@ -64,17 +98,20 @@ def binary_linear(step: Step) -> str:
 
 
 def _binary(step: Step, x: str, weight_OIHW: Any, **geometry: Any) -> str:  # noqa: N803
-    if step.module.phase != "binary":
-        raise step.refusal("is in its phase of pretraining (real weights); finetune the network first")
-    affine = affine_of_layer(step.module)
-    norm = step.take_batch_norm()
-    if norm is not None:
-        affine = affine.then(norm)
+    affine = _affine(step)
     packed, scale = step.weight("W", pack_signs(weight_OIHW)), step.weight("scale", affine.scale)
     channels = weight_OIHW.shape[1]
     return step.emit(
         BINARY_CONV, x, packed, scale, step.weight("bias", affine.shift), domain=DOMAIN, channels=channels, **geometry
     )
+
+
+def _affine(step: Step) -> Affine:
+    """Return what follows the sums of a binary layer: its scale and bias, then a batch norm that it takes up."""
+    if step.module.phase != "binary":
+        raise step.refusal("is in its phase of pretraining (real weights); finetune the network first")
+    affine, norm = affine_of_layer(step.module), step.take_batch_norm()
+    return affine if norm is None else affine.then(norm)
 
 
 @layer(nn.Conv2d)
@@ -208,6 +245,15 @@ def reshape(step: Step) -> str:
     if len(step.out_shape) == 2:
         return step.emit("Flatten", step.x, axis=1)
     return step.emit("Reshape", step.x, step.graph.integers(0, *step.out_shape[1:]))
+
+
+@layer(nn.ZeroPad2d)
+def zero_pad(step: Step) -> str:
+    """Pad."""
+    left, right, top, bottom = step.module.padding
+    if min(step.module.padding) < 0:
+        raise step.refusal(f"pads by {step.module.padding}; the file holds no cropping by it")
+    return step.emit("Pad", step.x, step.graph.integers(0, 0, top, left, 0, 0, bottom, right), mode="constant")
 
 
 @layer(Adapt)

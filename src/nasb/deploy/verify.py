@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nasb.binary import Binarize, BinaryConv2d, BinaryLinear
+from nasb.binary import AbcConv2d, Binarize, BinaryConv2d, BinaryLinear
 from nasb.deploy._interpreter import Interpreter, Values
 from nasb.deploy.graph import OUTPUT
 from nasb.deploy.lowering import Lowering
@@ -130,9 +130,8 @@ class _Layers(torch.fx.Interpreter):
         layer = self.lowering.trace.layer(n)
         size = self._size(n, layer, inputs)
         self._so_far = self.largest[n] = torch.maximum(self._so_far, size.max())
-        for name in step.made:
-            if isinstance(layer, BinaryConv2d | BinaryLinear) and name in self.values.accumulators:
-                self._compare_exactly(n, layer.accumulate(inputs[0]), self.values.accumulators[name], "accumulators")
+        if isinstance(layer, BinaryConv2d | BinaryLinear):
+            self._compare_sums(n, layer, inputs, step.made)
         value: Tensor = super().run_node(n)
         if step.writes is None:
             self.sizes[n] = size
@@ -148,6 +147,21 @@ class _Layers(torch.fx.Interpreter):
             )
         return value
 
+    def _compare_sums(
+        self, n: torch.fx.Node, layer: BinaryConv2d | BinaryLinear, inputs: list[Tensor], made: tuple[str, ...]
+    ) -> None:
+        """Compare the accumulators of a binary layer's nodes, one or (ABC-Net) several, in order."""
+        found = [self.values.accumulators[name] for name in made if name in self.values.accumulators]
+        if not isinstance(layer, AbcConv2d):
+            for sums in found:
+                self._compare_exactly(n, layer.accumulate(inputs[0]), sums, "accumulators")
+            return
+        wanted = layer.accumulators(*inputs)
+        for sums in found:  # bases that coincide may be one node
+            while len(wanted) > 1 and not torch.equal(wanted[0], sums):
+                del wanted[0]
+            self._compare_exactly(n, wanted[0], sums, "accumulators")
+
     def _compare_exactly(self, n: torch.fx.Node, value: Tensor, other: Tensor, what: str) -> None:
         if not torch.equal(value.flatten(), other.flatten()) or not torch.equal(value, value.round()):
             raise UserError(
@@ -159,11 +173,7 @@ class _Layers(torch.fx.Interpreter):
         """Return the sum of the sizes of the terms of each value, or one number that is not below any of them."""
         x = inputs[0]
         if isinstance(layer, BinaryConv2d | BinaryLinear):
-            value: Tensor = layer(x)
-            if layer.bias is None:
-                return value.abs()
-            bias = layer.bias.view(-1, *(1,) * (x.dim() - 2))
-            return (value - bias).abs() + bias.abs()
+            return _binary_size(layer, inputs)
         if isinstance(layer, nn.Conv2d):
             sizes: Tensor = layer._conv_forward(
                 x.abs(), layer.weight.abs(), None if layer.bias is None else layer.bias.abs()
@@ -180,6 +190,17 @@ class _Layers(torch.fx.Interpreter):
             return F.batch_norm(before, -layer.running_mean.abs(), layer.running_var, gamma, beta, False, 0, layer.eps)
         size = torch.stack([value.abs().max() for value in inputs]).sum()
         return size + 1 if "tanh" in str(n.target) or isinstance(layer, nn.Tanh) else size  # 2 sigmoid(2x) - 1
+
+
+def _binary_size(layer: BinaryConv2d | BinaryLinear, inputs: list[Tensor]) -> Tensor:
+    """Return the sum of the sizes of the terms of each value of a binary layer."""
+    bias = torch.zeros(()) if layer.bias is None else layer.bias.view(-1, *(1,) * (inputs[0].dim() - 2))
+    if isinstance(layer, AbcConv2d):
+        terms = zip(layer.pair_scale(), layer.accumulators(*inputs), strict=True)
+        sizes = [(scale * sums).abs() for scale, sums in terms]
+    else:
+        sizes = [(layer(inputs[0]) - bias).abs()]
+    return torch.stack(sizes).sum(0) + bias.abs()
 
 
 class _Whole(torch.fx.Interpreter):

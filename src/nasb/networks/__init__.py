@@ -1,5 +1,6 @@
 """Hosts (plain real CNNs), convert(): host to binary or searchable network, and the registry of both."""
 
+from nasb.networks.families import register_factory
 from nasb.networks.registry import (
     HOSTS,
     build_architecture,
@@ -23,5 +24,6 @@ __all__ = [
     "host_of",
     "is_rival",
     "list_networks",
+    "register_factory",
     "register_host",
 ]

@@ -42,6 +42,9 @@ def learning_rate(config: StageConfig, step: int, steps_per_epoch: int) -> float
         return config.learning_rate * (step + 1) / warmup
     total = max(config.epochs * steps_per_epoch - warmup, 1)
     progress = min((step - warmup) / total, 1.0)
+    if config.schedule == "steps":
+        passed = sum(step >= round(milestone * steps_per_epoch) for milestone in config.milestones)
+        return config.learning_rate * 0.1**passed
     if config.schedule == "constant":
         return config.learning_rate
     if config.schedule == "linear":

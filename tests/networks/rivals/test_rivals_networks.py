@@ -13,7 +13,7 @@ from nasb.networks.registry import RIVALS
 
 list_networks()  # registers
 NAMES = [name for name in RIVALS if name.startswith(("bnn", "xnor", "irnet", "reactnet", "quicknet"))]  # single bases
-SMALL = [name for name in NAMES if "width" in RIVALS[name].options()]
+SMALL = [name for name in NAMES if "stem_stride" in RIVALS[name].options()]
 LARGE = [name for name in NAMES if name not in SMALL]
 SMALLER = {"width": 8, "stem_stride": 1}
 SHAPE = (3, 16, 16)
@@ -92,6 +92,8 @@ def test_one_binary_convolution_behind_each_sign_is_counted(name):
         ("bnn_resnet20", {"stem_stride": 0}, ["stem_stride is 0"]),
         ("xnor_resnet20", {"shortcut": "convs"}, ['unknown shortcut "convs"', "closest: conv"]),
         ("reactnet_a", {"width": 0}, ["width is 0"]),
+        ("bnn_alexnet", {"width": 0}, ["bnn_alexnet: width is 0"]),
+        ("xnor_alexnet", {"width": 100}, ["xnor_alexnet: width is 100", "multiple of 3"]),
         ("quicknet", {"stem_stride": 3}, ["stem_stride is 3", "1, 2, 4"]),
         ("quicknet", {"width": 6}, ["width is 6", "multiple of 4"]),
         ("quicknet_small", {"width": 0, "stem_stride": 1}, ["width is 0"]),

@@ -14,6 +14,7 @@ which the paper has not, classifier and 1x1 shortcuts are real, as in most later
 from torch import Tensor, nn
 
 from nasb.binary import Binarize, BinaryConv2d
+from nasb.errors import UserError
 from nasb.networks.hosts import CIFAR, IMAGENET
 from nasb.networks.registry import register_rival
 from nasb.networks.rivals._resnet import Unit, cifar_resnet, imagenet_resnet, initialize, shortcut
@@ -72,23 +73,26 @@ def bnn_resnet20(
 
 
 @register_rival("bnn_alexnet", input_shape=IMAGENET, num_classes=1000)
-def bnn_alexnet(num_classes: int, in_channels: int) -> nn.Module:
+def bnn_alexnet(num_classes: int, in_channels: int, width: int = 64) -> nn.Module:
     """BNN as AlexNet for 224x224 images."""
+    if width < 1:
+        raise UserError(f"bnn_alexnet: width is {width}; it must be at least 1")
 
     def layer(inputs: int, outputs: int, kernel: int, padding: int, *, pool: bool = False) -> list[nn.Module]:
         pooling = [nn.MaxPool2d(3, 2)] if pool else []
         sign = Binarize(surrogate="clipped_identity")
         return [sign, clipped_conv(inputs, outputs, kernel, 1, padding), *pooling, nn.BatchNorm2d(outputs)]
 
+    a, b, c, d, e = width, 3 * width, 6 * width, 4 * width, 64 * width
     network = nn.Sequential(
-        *(nn.Conv2d(in_channels, 64, 11, 4, 2, bias=False), nn.MaxPool2d(3, 2), nn.BatchNorm2d(64)),
-        *layer(64, 192, 5, 2, pool=True),
-        *layer(192, 384, 3, 1),
-        *layer(384, 384, 3, 1),
-        *layer(384, 256, 3, 1, pool=True),
-        *layer(256, 4096, 6, 0),
-        *layer(4096, 4096, 1, 0),
-        *layer(4096, num_classes, 1, 0),
+        *(nn.Conv2d(in_channels, a, 11, 4, 2, bias=False), nn.MaxPool2d(3, 2), nn.BatchNorm2d(a)),
+        *layer(a, b, 5, 2, pool=True),
+        *layer(b, c, 3, 1),
+        *layer(c, c, 3, 1),
+        *layer(c, d, 3, 1, pool=True),
+        *layer(d, e, 6, 0),
+        *layer(e, e, 1, 0),
+        *layer(e, num_classes, 1, 0),
         nn.Flatten(),
     )
     return initialize(network)

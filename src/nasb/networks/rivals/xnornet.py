@@ -16,6 +16,7 @@ released code.
 from torch import Tensor, nn
 
 from nasb.binary import Binarize, XnorConv2d
+from nasb.errors import UserError
 from nasb.networks.hosts import CIFAR, IMAGENET
 from nasb.networks.registry import register_rival
 from nasb.networks.rivals._resnet import Unit, cifar_resnet, imagenet_resnet, initialize, shortcut
@@ -75,22 +76,25 @@ def xnor_resnet20(
 
 
 @register_rival("xnor_alexnet", input_shape=IMAGENET, num_classes=1000)
-def xnor_alexnet(num_classes: int, in_channels: int) -> nn.Module:
+def xnor_alexnet(num_classes: int, in_channels: int, width: int = 96) -> nn.Module:
     """XNOR-Net as AlexNet for 224x224 images."""
+    if width < 3 or width % 3:
+        raise UserError(f"xnor_alexnet: width is {width}; it must be a multiple of 3")
 
     def layer(inputs: int, outputs: int, kernel: int, padding: int, *, pool: bool = False) -> list[nn.Module]:
         pooling = [nn.MaxPool2d(3, 2)] if pool else []
         sign = Binarize(surrogate="clipped_identity")
         return [nn.BatchNorm2d(inputs), sign, XnorConv2d(inputs, outputs, kernel, 1, padding), *pooling]
 
+    a, b, c, e = width, width // 3 * 8, 4 * width, width // 3 * 128
     network = nn.Sequential(
-        *(nn.Conv2d(in_channels, 96, 11, 4, 2, bias=False), nn.BatchNorm2d(96), nn.ReLU(), nn.MaxPool2d(3, 2)),
-        *layer(96, 256, 5, 2, pool=True),
-        *layer(256, 384, 3, 1),
-        *layer(384, 384, 3, 1),
-        *layer(384, 256, 3, 1, pool=True),
-        *layer(256, 4096, 6, 0),
-        *layer(4096, 4096, 1, 0),
-        *(nn.BatchNorm2d(4096), nn.ReLU(), nn.Flatten(), nn.Linear(4096, num_classes)),
+        *(nn.Conv2d(in_channels, a, 11, 4, 2, bias=False), nn.BatchNorm2d(a), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *layer(a, b, 5, 2, pool=True),
+        *layer(b, c, 3, 1),
+        *layer(c, c, 3, 1),
+        *layer(c, b, 3, 1, pool=True),
+        *layer(b, e, 6, 0),
+        *layer(e, e, 1, 0),
+        *(nn.BatchNorm2d(e), nn.ReLU(), nn.Flatten(), nn.Linear(e, num_classes)),
     )
     return initialize(network)
