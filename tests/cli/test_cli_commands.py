@@ -196,6 +196,13 @@ def test_draw(command: Command, tmp_path: Path, suffix: str, flags: list[str]) -
         assert "layer2.0.conv1" in path.read_text()
 
 
+def test_draw_a_network_of_torchvision(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "drawing.svg"
+    result = command("draw", "bireal_torchvision/resnet18", "-o", path)
+    assert result.code == 0, result.err
+    assert "torchvision/resnet18" in path.read_text()
+
+
 def test_draw_an_architecture_file(command: Command, tmp_path: Path) -> None:
     tiny_architecture().save(tmp_path / "architecture.json")
     assert command("draw", tmp_path / "architecture.json", "-o", tmp_path / "file.svg").code == 0
