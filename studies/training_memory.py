@@ -1,11 +1,11 @@
 """What training at 224x224 keeps in memory: weights, and what the backward pass needs of each image.
 
-    python studies/training_memory.py [--depths 18 34 50] > results/training-memory.csv
+    python studies/training_memory.py [--depths 18 34 50] [--largest 7e8] > results/training-memory.csv
 
 Counted, not read from a meter: the bytes of all tensors that autograd saves in a forward pass (each storage once,
 parameters left out), in fp32, as the difference between 2 images and 1. Devices add work space of their libraries and
 what their allocators keep. `search` is a step of weights on one sampled path, with its alpha where it starts; where
-the searchable network has more than 7e8 parameters only these are counted, without building it.
+the searchable network has more parameters than --largest, only these are counted, without building it.
 """
 
 import argparse
@@ -30,7 +30,6 @@ from nasb.training.config import RunConfig
 
 FIELDS = ("recipe", "bases", "stage", "parameters", "state_bytes", "activation_bytes_per_image", "torch", "command")
 SHAPE = (3, 224, 224)
-LARGEST = 7 * 10**8
 
 
 def saved_bytes(network: nn.Module, images: int) -> int:
@@ -67,7 +66,7 @@ def searchable_parameters(hand_made: nn.Module, config: RunConfig) -> int:
     return found
 
 
-def networks(config: RunConfig) -> Iterator[tuple[str, int, nn.Module | None]]:
+def networks(config: RunConfig, largest: float) -> Iterator[tuple[str, int, nn.Module | None]]:
     """Yield (stage, parameters, network or None) as the stages of a recipe have them.
 
     In place of the derived network stands the hand-made one.
@@ -82,7 +81,7 @@ def networks(config: RunConfig) -> Iterator[tuple[str, int, nn.Module | None]]:
     set_phase(hand_made, weights="binary", activations="sign")
     yield "finetune", parameters_of(hand_made), hand_made
     searchable = searchable_parameters(hand_made, config)
-    if searchable > LARGEST:
+    if searchable > largest:
         yield "search", searchable, None
         return
     ops = count(hand_made, SHAPE).ops
@@ -90,7 +89,7 @@ def networks(config: RunConfig) -> Iterator[tuple[str, int, nn.Module | None]]:
     network = convert(host, SHAPE, cell=cell, search=True, operations=config.search.operations)
     set_phase(network, weights=config.search.weights, activations="sign")
     Searcher(network, ops, config.search).select_for_weights(torch.Generator().manual_seed(0), warmup=True)
-    if parameters_of(network) - searchable != 0:
+    if parameters_of(network) != searchable:
         raise RuntimeError(f"{searchable} parameters were counted, but {parameters_of(network)} are there")
     yield "search", searchable, network
 
@@ -99,12 +98,13 @@ def main() -> None:
     """Print CSV rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depths", type=int, nargs="+", default=[18, 34, 50])
+    parser.add_argument("--largest", type=float, default=7e8)
     arguments = parser.parse_args()
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(FIELDS)
     for recipe in (f"imagenet-resnet{depth}{suffix}" for depth in arguments.depths for suffix in ("", "-k5")):
         config, _ = parse_run("run", "", ["--config", recipe, "--data.root", ".", "--out", "."])
-        for stage, parameters, network in networks(config):
+        for stage, parameters, network in networks(config, arguments.largest):
             per_image: int | str = ""
             if network is not None:
                 network.train().to(memory_format=torch.channels_last)
