@@ -232,20 +232,28 @@ def networks(table: Table) -> None:
 
 
 def real(table: Table) -> None:
-    """Real-valued layers against ONNX Runtime fp32: the whole call, and its Conv node without changes of layout."""
+    """Real-valued layers against ONNX Runtime fp32: the whole call, and its Conv node without changes of layout.
+
+    Against the node the engine, too, reads what a layer before wrote; against the whole call, an image.
+    """
     for what, (inputs, outputs, kernel, size, stride) in REAL.items():
         random = np.random.default_rng(0)
         weight = 0.1 * random.standard_normal((outputs, inputs, kernel, kernel), np.float32)
         model = peers.conv_fp32(weight, size, stride)
+        inside = peers.conv_fp32(weight, size, stride, inside=inputs > 3)  # a stem reads the image in a network, too
         image = random.standard_normal((1, inputs, size, size), np.float32)
         turns = {name: peers.engine_steps(model, name) for name in table.kernels}
+        turns |= {f"{name}, node": peers.engine_steps(inside, name, operation="Conv") for name in table.kernels}
         node = peers.OnnxRuntimeNode(model, image, "Conv")
         turns["ONNX Runtime fp32"] = peers.onnx_runtime(model, image)
         turns["node"] = node.turn
         times = table.interleave(turns)
         by_turn = node.seconds()
-        times["ONNX Runtime fp32, Conv node"] = [by_turn[int(number)] for number in times.pop("node")]
+        nodes = [by_turn[int(number)] for number in times.pop("node")]
+        steps = {name: times.pop(f"{name}, node") for name in table.kernels}
         table.all("real", what, times)
+        for name in table.kernels:
+            table.add("real", what, name, "ONNX Runtime fp32, Conv node", steps[name], nodes)
 
 
 def burn() -> "subprocess.Popen[bytes]":
