@@ -319,7 +319,38 @@ def files(table: Table) -> None:
         writer.writerow(record)
 
 
-SECTIONS = {"layers": layers, "networks": networks, "real": real, "threads": threads, "files": files}
+def profile(table: Table) -> None:
+    """Each step of the two binary networks; a table of its own."""
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory(prefix="nasb-bench-") as folder:
+        for name, network in (
+            ("Bi-Real ResNet-18", create_network("bireal_resnet18").eval()),
+            ("ReActNet-A", random_reactnet()),
+        ):
+            path = export(network, folder, name)
+            for kernel in dict.fromkeys([table.kernels[0], "avx2"]):
+                session = Session(path, 1, kernel)
+                session.profile(3)
+                rounds = [session.profile(3) for _ in range(table.arguments.rounds)]
+                # The lower quartile: on a busy machine longer steps are interrupted more often.
+                times = np.quantile([[step.milliseconds for step in steps] for steps in rounds], 0.25, axis=0)
+                for step, ms in zip(rounds[0], times, strict=True):
+                    row = {"network": name, "engine_kernel": kernel, "step": step.layer, "operation": step.operation}
+                    row |= {"macs": str(step.macs), "binary": str(step.binary), "ms": f"{ms:.4f}"}
+                    row |= {"gmacs_per_second": f"{1e-6 * step.macs / ms:.1f}", "share": f"{ms / times.sum():.4f}"}
+                    rows.append(row | {"rounds": table.arguments.rounds, **table.common})
+    for row in rows:
+        print(row["network"], row["engine_kernel"], row["step"], row["operation"], row["ms"], row["gmacs_per_second"])
+    with table.path.with_name("engine-profile.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+SECTIONS = {
+    **{"layers": layers, "networks": networks, "real": real, "threads": threads, "files": files},
+    "profile": profile,
+}
 
 
 def main() -> None:
