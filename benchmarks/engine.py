@@ -9,10 +9,14 @@ how much of a core other processes had (median of the rounds).
 Each round gives every peer its turn of about `--seconds`, beginning with another one each time; a row holds the median
 and the quartiles of the rounds' ratios, peer over engine: above 1 the engine is faster. Float in and float out
 everywhere: for the engine the sum of its steps (binarization and packing, convolution with scale and bias), channels
-last as between two layers of a network; "Session.run" adds the change from and to channels first. Where the CPU has
-AVX-512, so have the peers. With `--held` nobody has: PyTorch, oneDNN, MKL and Larq Compute Engine's ruy are told by
-variables of the environment, ONNX Runtime is a copy made by peers/hold_onnxruntime.py, and the engine has its AVX2
-kernels alone. So it shows what to expect on a CPU with AVX2 only, as far as another CPU can.
+last as between two layers of a network; "Session.run" adds the change from and to channels first.
+
+For a machine that cannot be made quiet: with `--own-clock`, what runs in this process is timed by its thread's own
+clock (the engine's steps and Larq Compute Engine, a process of its own, stay with the wall clock).
+
+Where the CPU has AVX-512, so have the peers. With `--held` nobody has: PyTorch, oneDNN, MKL and Larq Compute Engine's
+ruy are told by variables of the environment, ONNX Runtime is a copy made by peers/hold_onnxruntime.py, and the engine
+has its AVX2 kernels alone. So it shows what to expect on a CPU with AVX2 only, as far as another CPU can.
 """
 
 import argparse
@@ -361,12 +365,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.05, help="of a peer's turn in a round")
     parser.add_argument("--quiet", type=float, default=float("inf"), help="see Table.interleave; 0.1 for a final run")
     parser.add_argument("--held", action="store_true", help="engine and peers without AVX-512")
+    parser.add_argument(
+        "--own-clock", action="store_true", help="for a machine that cannot be made quiet: the thread's own clock"
+    )
     parser.add_argument("--note", default="", help="a word on the machine's state, into every row")
     parser.add_argument("--output", default=str(ROOT / "results/engine.csv"), help="rows are appended")
     arguments = parser.parse_args()
     if arguments.held and any(os.environ.get(name) != value for name, value in HELD.items()):
         hold_onnxruntime.write(HELD_PACKAGES)
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | HELD)
+    if arguments.own_clock:
+        os.environ[peers.OWN_CLOCK] = "1"
+        arguments.note += f"{', ' if arguments.note else ''}by the thread's own clock"
     torch.set_num_threads(1)
     table = Table(arguments)
     for name in arguments.sections:
