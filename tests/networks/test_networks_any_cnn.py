@@ -81,6 +81,7 @@ def test_a_parameter_of_the_host_s_own_becomes_a_layer():
         "second_conv": ("cell", "shortcut: adapt"),
     }
     assert network(torch.randn(2, *SHAPE)).shape == (2, 5)
+    assert list(count(network, SHAPE).uncounted) == [], "the host's own parameters are gone"
 
 
 def test_a_layer_that_is_called_twice_is_one_cell(randomize):

@@ -86,7 +86,7 @@ def trace(host: nn.Module, input_shape: tuple[int, int, int], keep_real: tuple[s
     _fold_constants(traced, first, second)
     _splits_to_slices(traced, first)
     traced.graph.eliminate_dead_code()
-    traced.recompile()
+    traced = torch.fx.GraphModule(traced, traced.graph, class_name=kind)  # without what is not read any more
     for node, value in _run(traced, host, input_shape).items():
         if node.meta["is_tensor"]:
             node.meta["shape"] = tuple(value)
@@ -96,7 +96,6 @@ def trace(host: nn.Module, input_shape: tuple[int, int, int], keep_real: tuple[s
             raise UserError(f'convert: keep_real: "{pattern}" matches no layer and no operation of {kind}')
     _refuse_unknown(traced, keep_real)
     _check_output(traced, kind)
-    traced.delete_all_unused_submodules()
     return traced.train(training)
 
 
