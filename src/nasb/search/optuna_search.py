@@ -120,7 +120,7 @@ class OptunaStrategy(PopulationStrategy):
         """Return what was judged in earlier sittings.
 
         Raises:
-            UserError: the journal is damaged.
+            UserError: the journal is damaged, or cannot be made.
         """
         path = folder / self.file
         (folder / f"{self.file}.lock").unlink(missing_ok=True)  # a kill leaves it; the run directory has a lock anyway
@@ -129,6 +129,8 @@ class OptunaStrategy(PopulationStrategy):
         try:
             trials = self._open(folder).get_trials(deepcopy=False)
             return [self.judged_of(trial.user_attrs["cells"], trial.values[0]) for trial in trials]
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
         except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
             raise UserError(f"{path}: is damaged. Delete it to judge the architectures anew") from None
 
