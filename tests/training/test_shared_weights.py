@@ -128,13 +128,14 @@ def test_ranks_share_the_architectures_and_find_the_same(stage: SearchStage, ran
 
 def test_the_best_candidate_on_the_alpha_half_is_kept(tmp_path: Path) -> None:
     stage = stage_of(strategy="gumbel", derive_candidates=4)
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for edge in stage.searcher.edges:
-            edge.alpha += torch.randn(edge.alpha.shape, generator=torch.Generator().manual_seed(1))
+            edge.alpha += torch.randn(edge.alpha.shape, generator=generator)
     alphas = [alpha.detach().clone() for alpha in stage.searcher.alphas()]
     kept = stage.derive(tmp_path)
     rows = list(csv.DictReader((tmp_path / "candidates.csv").read_text().splitlines()))
-    assert len(rows) == 4
+    assert 2 <= len(rows) <= 4  # the space is small, and no architecture comes twice
     losses = [float(row["loss"]) for row in rows]
     assert [row["kept"] for row in rows] == ["1" if loss == min(losses) else "0" for loss in losses]
     (result,) = stage.shared.ranking([stage.searcher.space.choice(kept)])
