@@ -65,6 +65,8 @@ def test_a_search_that_was_cut_off_anywhere_proposes_the_same(strategy, tmp_path
         assert searcher.derive() == whole.derive()
     if strategy in ("random", "evolution"):
         assert file.read_bytes() == content
+    else:  # trials have the time in them
+        assert len(file.read_bytes().splitlines()) == len(lines)
 
 
 @pytest.mark.parametrize("strategy", JUDGING)

@@ -139,13 +139,13 @@ class OptunaStrategy(PopulationStrategy):
         from optuna.storages.journal import JournalFileBackend
 
         if self._journal is None:
-            with _quiet():
-                self._journal = optuna.create_study(
-                    storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / self.file))),
-                    study_name=STUDY,
-                    directions=["minimize"] * (1 + len(self.objectives())),
-                    load_if_exists=True,
-                )
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / self.file)))
+            if STUDY in optuna.get_all_study_names(storage):
+                self._journal = optuna.load_study(study_name=STUDY, storage=storage)
+            else:
+                directions = ["minimize"] * (1 + len(self.objectives()))
+                with _quiet():
+                    self._journal = optuna.create_study(storage=storage, study_name=STUDY, directions=directions)
         return self._journal
 
     def keep(self, folder: Path, judged: Judged, number: int) -> None:
