@@ -143,7 +143,7 @@ class OptunaStrategy(PopulationStrategy):
             if STUDY in optuna.get_all_study_names(storage):
                 self._journal = optuna.load_study(study_name=STUDY, storage=storage)
             else:
-                directions = ["minimize"] * (1 + len(self.objectives()))
+                directions = [optuna.study.StudyDirection.MINIMIZE] * (1 + len(self.objectives()))
                 with _quiet():
                     self._journal = optuna.create_study(storage=storage, study_name=STUDY, directions=directions)
         return self._journal
