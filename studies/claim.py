@@ -182,6 +182,7 @@ def search_flags(flags: dict[str, str], method: Method) -> dict[str, str]:
         "architecture": "search",
         "search.budget": str(method.budget),
         "search.epochs": str(SEARCH_EPOCHS),
+        "search.derive_candidates": "1",  # the default when the protocol was fixed
     }
 
 

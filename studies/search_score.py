@@ -4,8 +4,8 @@
 
 The architectures are the random ones of one budget that studies/claim.py trained under RUNS. Each strategy searches
 once as claim.py's searched method of that budget does, but for its name; then its network scores every architecture: by
-what alpha has gained (`Searcher.score`), and by the loss of the shared weights on the alpha half. The first is a
-strategy's own score; the random search has the second alone. A row for each strategy in results/search-score.csv.
+its own score (`SearchStage.score`: what alpha has gained), and by the loss of the shared weights on the alpha half,
+which is all that strategies have that judge whole architectures. A row for each strategy in results/search-score.csv.
 """
 
 import argparse
@@ -46,13 +46,13 @@ def trained(data: str, budget: str, runs: Path) -> list[tuple[Cells, float]]:
 
 @torch.no_grad()
 def scores(folder: Path, architectures: list[Cells]) -> tuple[list[float], list[float]]:
-    """Return (scores by alpha, losses of the shared weights) of architectures, by a finished search's network."""
+    """Return (the strategy's scores, losses of the shared weights) of architectures, by a finished search's network."""
     config, _ = parse_run("search", "", ["--out", str(folder)])
     with Pipeline(config, folder) as pipeline:
         stage = pipeline.search_stage()
         stage.network.load_state_dict(load_safetensors(folder / "supernet.safetensors")[0])
         stage.network.train()
-        return [stage.searcher.score(a) for a in architectures], [stage.shared_loss(a) for a in architectures]
+        return [stage.score(a) for a in architectures], [stage.shared_loss(a) for a in architectures]
 
 
 def main() -> None:
@@ -75,8 +75,6 @@ def main() -> None:
         nasb("search", search_flags(flags, method) | {"search.strategy": strategy}, folder)
         own, losses = scores(folder, [cells for cells, _ in found])
         alpha, shared = kendalltau(own, accuracy), kendalltau([-loss for loss in losses], accuracy)
-        if strategy == "random":
-            alpha = shared
         seconds = json.loads((folder / "stages.json").read_text())["search"]["seconds"]
         numbers = (alpha.statistic, alpha.pvalue, shared.statistic, shared.pvalue)
         row = (given.set, strategy, given.budget, len(found), *(f"{n:.3f}" for n in numbers))

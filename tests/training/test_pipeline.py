@@ -93,10 +93,11 @@ def test_stages_alone_in_order(tiny: Path, tmp_path: Path, capsys: pytest.Captur
     assert (out / "summary.json").exists()
 
 
-@pytest.mark.parametrize("strategy", ["gates", "darts", "random"])
+@pytest.mark.parametrize("strategy", ["gates", "darts", "random", "reinforce", "evolution"])
 def test_each_strategy_searches(tiny: Path, tmp_path: Path, strategy: str) -> None:
     out = tmp_path / "run"
-    flags = ["--search.strategy", strategy, "--search.candidates", "3"]
+    flags = ["--search.strategy", strategy, "--search.candidates", "3", "--search.derive_candidates", "2"]
+    flags += ["--search.trials", "4", "--search.population", "2", "--search.at_once", "2"]
     assert run("search", "--config", tiny, "--out", out, "--checkpoint_minutes", "60", *flags) == 0
     assert any(nasb.Architecture.load(out / "architecture.json").cells.values())
 

@@ -17,9 +17,9 @@ SAME = ("architecture.json", "metrics.jsonl", "pretrained.safetensors", "model.s
 COMMAND = [sys.executable, "-c", "import sys; from nasb.cli import main; sys.exit(main(sys.argv[1:]))"]
 
 
-def start(config: Path, out: Path, *flags: str) -> subprocess.Popen[str]:
-    command = [*COMMAND, "run", "--config", str(config), "--out", str(out), *flags]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def start(config: Path, out: Path, *flags: str, command: str = "run") -> subprocess.Popen[str]:
+    arguments = [*COMMAND, command, "--config", str(config), "--out", str(out), *flags]
+    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> str:

@@ -39,6 +39,14 @@ def test_first_difference_names_nested_and_new_keys() -> None:
     assert "c is None now" in str(first_difference({"c": 1}, {}))
 
 
+def test_keys_that_an_earlier_version_did_not_have_count_as_their_defaults() -> None:
+    begun, now = RunConfig().to_dict(), RunConfig().to_dict()
+    del begun["search"]["trials"], begun["resume"], begun["init_partial"]
+    assert first_difference(begun, now) is None
+    now["search"]["trials"] = 50
+    assert "search.trials is 50 now, but the run was begun with 200" in str(first_difference(begun, now))
+
+
 def test_resume_never_refuses_a_run(tmp_path: Path) -> None:
     RunDirectory(tmp_path, RunConfig()).close()
     with pytest.raises(UserError, match="resume is never"):

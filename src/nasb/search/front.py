@@ -94,10 +94,11 @@ def _draw(
     figure = Figure(figsize=(5.0 * len(objectives), 4.0), layout="constrained")
     axes = figure.subplots(1, len(objectives), squeeze=False)[0]
     for axis, name in zip(axes, objectives, strict=True):
-        for points, style in ((population, {"color": "0.7", "s": 12}), (front, {"color": "tab:blue", "s": 24})):
-            axis.scatter([p.costs[name] for p in points], [p.loss for p in points], **style)
+        for points, label, color, size in ((population, "judged", "0.7", 12), (front, "front", "tab:blue", 24)):
+            axis.scatter([p.costs[name] for p in points], [p.loss for p in points], size, color, label=label)
         if space.costs[name] is space.cost:
-            axis.axvline(space.budget, color="tab:red", linewidth=1)
+            axis.axvline(space.budget, color="tab:red", linewidth=1, label="budget")
+        axis.legend()
         axis.set_xlabel(LABELS[name])
         axis.set_ylabel("loss with shared weights")
     figure.savefig(path, format="png", dpi=120)

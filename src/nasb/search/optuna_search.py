@@ -120,7 +120,7 @@ class OptunaStrategy(PopulationStrategy):
         """Return what was judged in earlier sittings.
 
         Raises:
-            UserError: the journal is damaged.
+            UserError: the journal is damaged, or cannot be made.
         """
         path = folder / self.file
         (folder / f"{self.file}.lock").unlink(missing_ok=True)  # a kill leaves it; the run directory has a lock anyway
@@ -129,6 +129,8 @@ class OptunaStrategy(PopulationStrategy):
         try:
             trials = self._open(folder).get_trials(deepcopy=False)
             return [self.judged_of(trial.user_attrs["cells"], trial.values[0]) for trial in trials]
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
         except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
             raise UserError(f"{path}: is damaged. Delete it to judge the architectures anew") from None
 
@@ -137,13 +139,13 @@ class OptunaStrategy(PopulationStrategy):
         from optuna.storages.journal import JournalFileBackend
 
         if self._journal is None:
-            with _quiet():
-                self._journal = optuna.create_study(
-                    storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / self.file))),
-                    study_name=STUDY,
-                    directions=["minimize"] * (1 + len(self.objectives())),
-                    load_if_exists=True,
-                )
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / self.file)))
+            if STUDY in optuna.get_all_study_names(storage):
+                self._journal = optuna.load_study(study_name=STUDY, storage=storage)
+            else:
+                directions = [optuna.study.StudyDirection.MINIMIZE] * (1 + len(self.objectives()))
+                with _quiet():
+                    self._journal = optuna.create_study(storage=storage, study_name=STUDY, directions=directions)
         return self._journal
 
     def keep(self, folder: Path, judged: Judged, number: int) -> None:

@@ -4,9 +4,9 @@ judged with the shared weights, and the best are kept.
 Architectures are proposed in rounds of `at_once`: nothing of a round is judged before all of it is proposed. So ranks
 can share a round, and what comes out does not depend on how many there are.
 
-What is proposed follows from the seed and from what was judged before. Each judged architecture is kept on disk at once
-(a line of population.jsonl); a search that is killed and started again proposes the same ones, takes the losses that
-are known already, and goes on with the first that is not.
+What is proposed follows from the seed and from what was judged before. A round is kept on disk once it is judged (in
+population.jsonl, a line for each architecture); a search that is killed and started again proposes the same ones, takes
+the losses that are known already, and goes on with the first that is not.
 """
 
 import json

@@ -246,15 +246,22 @@ MAY_CHANGE = (
 """Keys that a resumed run may have otherwise than the run that was begun."""
 
 
-def first_difference(begun: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str | None:
-    """Return a sentence on the first key in which two configs differ, None if they are one run."""
+def first_difference(
+    begun: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "", defaults: Mapping[str, Any] | None = None
+) -> str | None:
+    """Return a sentence on the first key in which two configs differ, None if they are one run.
+
+    A key that the run was begun without, by an earlier version of nasb, counts as its default.
+    """
+    defaults = RunConfig().to_dict() if defaults is None else defaults
     for key in sorted({*begun, *now}):
         name = prefix + key
         if name in MAY_CHANGE:
             continue
-        old, new = begun.get(key), now.get(key)
+        default = defaults.get(key)
+        old, new = begun.get(key, default), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            difference = first_difference(old, new, f"{name}.")
+            difference = first_difference(old, new, f"{name}.", default if isinstance(default, Mapping) else {})
             if difference is not None:
                 return difference
         elif old != new:

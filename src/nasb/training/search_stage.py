@@ -232,7 +232,9 @@ class SearchStage(Stage):
         """
         searcher, rank = self.searcher, self.fabric.global_rank
         judged = searcher.judged_in_all()
-        with StageProgress("architectures", judged, 0, quiet=rank > 0 or not judged) as self.shared.progress:
+        rounds = -(-judged // self.config.at_once)
+        name = f"rounds of {self.config.at_once} architectures"
+        with StageProgress(name, rounds, 0, quiet=rank > 0 or not judged) as self.shared.progress:
             searcher.finish(self.shared.losses, seed=self.seed, folder=folder, share=self.fabric.broadcast)
         self.shared.progress = None
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "candidates"))

@@ -54,49 +54,61 @@ class SharedWeights:
         self.network, self.space, self.data, self.config, self.fabric = network, space, data, config, fabric
         self.seed = seed
         self.progress: StageProgress | None = None
+        """Counts the rounds that are judged."""
 
     @torch.no_grad()
     def losses(self, choices: Sequence[Choice]) -> list[float]:
-        """Return the cross-entropy of each architecture, by its batches' own statistics."""
+        """Return the cross-entropy of each architecture, by its batches' own statistics (images are read once)."""
+
+        def judge(mine: Sequence[Choice]) -> list[Result]:
+            scores = [Score() for _ in mine]
+            for x_NCHW, target_N in self._batches("alpha", self.config.candidate_batches):
+                for choice, score in zip(mine, scores, strict=True):
+                    self._add(choice, x_NCHW, target_N, score)
+            return [score.take() for score in scores]
+
         with _mode(self.network, training=True), _kept_statistics(self.network):
-            return [result.loss for result in self._shared(choices, lambda: self._judge(self.config.candidate_batches))]
+            found = [result.loss for result in self._shared(choices, judge)]
+        if self.progress is not None:
+            self.progress.advance()
+        return found
 
     @torch.no_grad()
     def ranking(self, choices: Sequence[Choice]) -> list[Result]:
         """Return loss and Top-1 of each architecture in evaluation mode, batch norms recalibrated."""
-
         batches = self.config.derive_batches
 
-        def judge() -> Result:
-            with recalibrated(self.network, (x_NCHW for x_NCHW, _ in self._batches("weights", batches))):
-                return self._judge(batches)
+        def judge(mine: Sequence[Choice]) -> list[Result]:
+            found = []
+            for choice in mine:
+                score = Score()
+                self.space.select(choice)
+                with recalibrated(self.network, (x_NCHW for x_NCHW, _ in self._batches("weights", batches))):
+                    for x_NCHW, target_N in self._batches("alpha", batches):
+                        self._add(choice, x_NCHW, target_N, score)
+                found.append(score.take())
+            return found
 
         return self._shared(choices, judge)
 
-    def _shared(self, choices: Sequence[Choice], judge: Callable[[], Result]) -> list[Result]:
+    def _add(self, choice: Choice, x_NCHW: Tensor, target_N: Tensor, score: Score) -> None:  # noqa: N803
+        self.space.select(choice)
+        logits = self.network(x_NCHW)
+        score.add(logits, target_N, F.cross_entropy(logits, target_N))
+
+    def _shared(self, choices: Sequence[Choice], judge: Callable[[Sequence[Choice]], list[Result]]) -> list[Result]:
         """Return what `judge` says of each architecture; each is judged by one rank."""
         rank, ranks = self.fabric.global_rank, self.fabric.world_size
+        own = choices[rank::ranks]
+        mine = judge(own) if own else []
+        if ranks == 1:
+            return mine
         table = torch.zeros(len(choices), len(fields(Result)), dtype=torch.float64)
-        for index, choice in enumerate(choices):
-            if index % ranks == rank:
-                self.space.select(choice)
-                result = judge()
-                table[index] = torch.tensor(astuple(result), dtype=torch.float64)
-            if self.progress is not None:
-                self.progress.advance()
-        if ranks > 1:
-            total = self.fabric.all_reduce(table.to(self.fabric.device), reduce_op="sum")
-            assert isinstance(total, Tensor)
-            table = total.cpu()
-        return [Result(top1, loss, int(images), int(correct)) for top1, loss, images, correct in table.tolist()]
-
-    def _judge(self, batches: int) -> Result:
-        """Return how what is selected does on some batches of the alpha half."""
-        score = Score()
-        for x_NCHW, target_N in self._batches("alpha", batches):
-            logits = self.network(x_NCHW)
-            score.add(logits, target_N, F.cross_entropy(logits, target_N))
-        return score.take()
+        for index, result in zip(range(rank, len(choices), ranks), mine, strict=True):
+            table[index] = torch.tensor(astuple(result), dtype=torch.float64)
+        total = self.fabric.all_reduce(table.to(self.fabric.device), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return [Result(top1, loss, int(images), int(correct)) for top1, loss, images, correct in total.tolist()]
 
     def _batches(self, part: str, count: int) -> Iterator[Batch]:
         """Yield the first shuffled batches of a part, the same ones each time."""
