@@ -64,7 +64,7 @@ def test_help_of_a_run_has_defaults_and_the_sentences_under_the_fields(command: 
         "--cell.bases BASES Binary bases K of the backbone",
         "--finetune.learning_rate LEARNING_RATE Learning rate after warm-up. (type: float, default: 0.003)",
         "--pretrain.activations ACTIVATIONS What stands in place of sign: hardtanh or tanh; or sign",
-        "--hardware.precision PRECISION 32-true, or bf16-mixed",
+        "--hardware.precision PRECISION 32-true; or bf16-mixed or 16-mixed",
         "--resume RESUME auto: go on where the run directory stands",
     ):
         assert words in text
