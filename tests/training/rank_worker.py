@@ -81,10 +81,14 @@ def count(pipeline: Pipeline) -> dict[str, Tensor]:
     for images, _ in islice(pipeline.data.evaluation_batches("train"), 8):
         network(images)
     results = {part: evaluate(network, pipeline.data, part, pipeline.fabric) for part in ("validation", "test")}
-    return {part: torch.tensor([r.correct, r.images]) for part, r in results.items()}
+    return {f"count.{part}": torch.tensor([r.correct, r.images]) for part, r in results.items()}
 
 
-TASKS = {"train": train, "count": count}
+def both(pipeline: Pipeline) -> dict[str, Tensor]:
+    return train(pipeline) | count(pipeline)
+
+
+TASKS = {"both": both, "count": count}
 
 
 def main(task: str, folder: str) -> None:

@@ -39,10 +39,15 @@ def alone(task: str, config: RunConfig, folder: Path) -> Found:
         return rank_worker.TASKS[task](pipeline)
 
 
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
+    return on_ranks(2, "both", tmp_path_factory.mktemp("two"))
+
+
 @pytest.mark.slow
-def test_two_ranks_equal_one_process_with_the_same_shares(tmp_path: Path) -> None:
-    first, second = on_ranks(2, "train", tmp_path / "two")
-    one = alone("train", rank_worker.config(accumulate=2), tmp_path / "one")
+def test_two_ranks_equal_one_process_with_the_same_shares(two_ranks: list[Found], tmp_path: Path) -> None:
+    first, second = two_ranks
+    one = alone("both", rank_worker.config(accumulate=2), tmp_path / "one")
     assert first.keys() == second.keys() == one.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     sizes = dict.fromkeys(("search", "pretrain", "finetune"), 0.0)
@@ -60,16 +65,15 @@ def test_two_ranks_equal_one_process_with_the_same_shares(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_1_2_and_4_ranks_count_the_same(tmp_path: Path) -> None:
+def test_1_2_and_4_ranks_count_the_same(two_ranks: list[Found], tmp_path: Path) -> None:
     one = alone("count", rank_worker.config(), tmp_path / "one")
-    correct, images = one["test"].tolist()
+    assert one.keys() == {"count.validation", "count.test"}
+    correct, images = one["count.test"].tolist()
     assert images % 2 == images % 4 - 2 == 1  # 359: neither 2 nor 4 divide it
     assert 10 < correct < images - 10
-    for ranks in (2, 4):
-        for found in on_ranks(ranks, "count", tmp_path / str(ranks)):
-            assert {part: counts.tolist() for part, counts in found.items()} == {
-                part: counts.tolist() for part, counts in one.items()
-            }
+    for found in two_ranks + on_ranks(4, "count", tmp_path / "four"):
+        for part, counts in one.items():
+            assert found[part].tolist() == counts.tolist()
 
 
 def test_sync_batch_norm_keeps_the_names_in_a_file() -> None:

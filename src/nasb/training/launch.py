@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 MESSAGES = "NASB_RANK_MESSAGES"
 """Environment variable: the folder in which a launched process leaves its last message."""
-WITHIN = 20
-"""Seconds that the other processes have to stop in, after one has failed or the command was told to stop."""
+WITHIN = 45
+"""Seconds in which processes have to end (their step, their checkpoint) once one has failed or all are to stop."""
 PORT = "29500"
 
 
@@ -62,10 +62,11 @@ def launch(arguments: Sequence[str], hardware: HardwareConfig, out: Path) -> Non
             nproc_per_node=hardware.devices,
             run_id=os.environ.get("SLURM_JOB_ID", "nasb") if hardware.nodes > 1 else uuid.uuid4().hex,
             max_restarts=0,
-            shutdown_timeout=WITHIN,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
             **_meeting(hardware.nodes),  # type: ignore[arg-type]
         )
+        if hasattr(config, "shutdown_timeout"):  # older torch waits 30 seconds
+            config.shutdown_timeout = WITHIN
         os.environ[MESSAGES] = folder
         logging.disable(logging.ERROR)  # the agent's own report of a failure
         try:
