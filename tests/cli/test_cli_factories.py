@@ -37,8 +37,8 @@ def test_plan_of_a_factory(command: Command, own: Path) -> None:
     assert result.code == 0, result.err
     rows = [line.split() for line in result.out.splitlines()]
     assert [row[0] for row in rows] == ["layer", "0", "2", "4"]
-    assert "asked: keep_real" in result.out
-    assert "3x3 4-4  cell" in result.out
+    assert rows[2] == ["2", "3x3", "4-4", "real", "asked:", "keep_real"]
+    assert rows[3] == ["4", "3x3", "4-4", "cell", "shortcut:", "adapt"]
 
 
 def test_a_run_of_a_factory_and_what_reads_it_later(command: Command, refused: Refused, own: Path, tiny: Path) -> None:

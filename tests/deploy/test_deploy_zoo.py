@@ -21,7 +21,15 @@ from nasb.search.searcher import Searcher
 
 SHAPE = (3, 32, 32)
 OPERATIONS = ("avg_pool_3x3", "bin_conv_1x1", "bin_conv_3x3")
-TIMM = ["seresnet18", "mobilenetv3_small_050", "densenet121", "regnety_002", "darknet17"]
+NARROW = {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128]}
+TIMM = {
+    "seresnet18": NARROW,
+    "resnet26d": NARROW,
+    "densenet121": {"growth_rate": 8, "block_config": [2, 2, 2]},
+    "mobilenetv3_small_050": {},
+    "regnety_002": {},
+}
+"""Models of timm, and the options that make them small."""
 
 
 def batch(seed):
@@ -90,4 +98,4 @@ def test_every_stage(name, tmp_path, record_property):
 @pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason='timm is not installed: pip install "nasb[timm]"')
 @pytest.mark.parametrize("name", TIMM)
 def test_every_stage_of_timm(name, tmp_path, record_property):
-    go_through(create_host(f"timm/{name}", num_classes=CLASSES), tmp_path, record_property)
+    go_through(create_host(f"timm/{name}", num_classes=CLASSES, options=TIMM[name]), tmp_path, record_property)

@@ -332,3 +332,12 @@ def test_a_network_that_returns_something_else_is_refused(result, says):
 
     with pytest.raises(UserError, match=f"Other ({says}); it must return one tensor"):
         convert(Other(), SHAPE)
+
+
+def test_a_forward_that_keeps_a_state_is_refused():
+    def body(self, x):
+        self.calls = getattr(self, "calls", 0) + 1
+        return self.conv1(x) if self.calls % 2 else x
+
+    with pytest.raises(UserError, match="Host computes something else than what was traced of it"):
+        convert(Host(body, conv1=conv()), SHAPE)

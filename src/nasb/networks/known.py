@@ -42,8 +42,8 @@ PASSING_FUNCTIONS = {
     F.hardsigmoid, F.softmax, torch.softmax, F.log_softmax, getattr,
 }  # fmt: skip
 PASSING_METHODS = {
-    "add", "add_", "mul", "mul_", "flatten", "view", "reshape", "mean", "size", "contiguous", "squeeze", "sigmoid",
-    "softmax", "div",
+    "add", "add_", "mul", "mul_", "div", "flatten", "view", "reshape", "mean", "size", "contiguous", "clone", "detach",
+    "squeeze", "sigmoid", "softmax",
 }  # fmt: skip
 SHAPING_MODULES = (nn.Identity, nn.AvgPool2d, nn.MaxPool2d, OptionAShortcut)
 SHAPING_FUNCTIONS = {F.pad, F.avg_pool2d, F.max_pool2d, torch.max_pool2d, operator.getitem}

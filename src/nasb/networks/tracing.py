@@ -11,6 +11,7 @@ torch.export can, since it runs the forward (nasb.networks.exported). Then
 """
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ from nasb.networks.known import matches, place_of
 BATCHES = (2, 3)
 """Images in the two runs that tell what depends on their number."""
 SPLITS = {torch.chunk, torch.split, torch.tensor_split, "chunk", "split", "tensor_split"}
-UNCHANGED = {"contiguous", "clone"}
+TOLERANCE = 1e-4
+"""Between the values of host and graph, relative to the largest."""
 
 
 class _Tracer(torch.fx.Tracer):
@@ -60,34 +62,38 @@ class _Values(torch.fx.Interpreter):
         return value
 
 
+@torch.no_grad()
 def trace(host: nn.Module, input_shape: tuple[int, int, int], keep_real: tuple[str, ...] = ()) -> torch.fx.GraphModule:
-    """Trace a host, which is changed by it.
+    """Trace a host, which is changed by it: its layers become the graph's.
 
     Every tensor's shape is written into its node, and the output's into the module (``meta["shape"]``).
 
     Args:
         host: any module of images [N, C, H, W] that returns one tensor [N, classes].
         input_shape: [channels, height, width] of one image.
-        keep_real: shell wildcards of qualified names; a module that one matches is a layer, whatever is in it.
+        keep_real: shell wildcards of qualified names of what need not be known. A module that one of them matches is a
+            layer, where the host cannot be traced otherwise.
 
     Raises:
-        UserError: the host's forward cannot be traced or run at that input shape, or has something that is not known.
+        UserError: the host's forward cannot be traced or run at that input shape, has something that is not known, or
+            does not compute what was traced.
     """
     kind = type(host).__name__
     training = host.training
     names = [name for name, _ in host.named_modules()]
     host.eval()
-    _run(host, host, input_shape)
+    images_NCHW = torch.randn(BATCHES[0], *input_shape, generator=torch.Generator().manual_seed(0))
+    wanted = _run(host, host, images_NCHW)
     traced = _graph_of(host, input_shape, keep_real)
     _without_assertions(traced)
     _refuse_unread(traced)
     functions_to_layers(traced)
-    first, second = (_run(traced, host, input_shape, images) for images in BATCHES)
+    first, second = (_values(traced, host, torch.zeros(images, *input_shape)) for images in BATCHES)
     _fold_constants(traced, first, second)
     _splits_to_slices(traced, first)
     traced.graph.eliminate_dead_code()
     traced = torch.fx.GraphModule(traced, traced.graph, class_name=kind)  # without what is not read any more
-    for node, value in _run(traced, host, input_shape).items():
+    for node, value in _values(traced, host, images_NCHW).items():
         if node.meta["is_tensor"]:
             node.meta["shape"] = tuple(value)
     names += [place_of(node) for node in traced.graph.nodes]
@@ -96,6 +102,12 @@ def trace(host: nn.Module, input_shape: tuple[int, int, int], keep_real: tuple[s
             raise UserError(f'convert: keep_real: "{pattern}" matches no layer and no operation of {kind}')
     _refuse_unknown(traced, keep_real)
     _check_output(traced, kind)
+    found = traced(images_NCHW)
+    if not torch.allclose(found, wanted, 0, TOLERANCE * float(wanted.abs().max()), equal_nan=True):
+        raise UserError(
+            f"convert: {kind} computes something else than what was traced of it; does its forward draw at random in "
+            "evaluation, or keep a state?"
+        )
     return traced.train(training)
 
 
@@ -120,23 +132,21 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _run(
-    module: nn.Module, host: nn.Module, input_shape: tuple[int, int, int], images: int = BATCHES[0]
-) -> dict[torch.fx.Node, Any]:
-    """Run a module on zeros; return what each node of a traced one computes."""
+def _values(traced: torch.fx.GraphModule, host: nn.Module, images_NCHW: Tensor) -> dict[torch.fx.Node, Any]:  # noqa: N803
+    """Return the shape of each tensor of a graph, and the value of anything else."""
+    runner = _Values(traced)
+    _run(runner.run, host, images_NCHW)
+    return runner.found
+
+
+def _run(forward: Callable[[Tensor], Any], host: nn.Module, images_NCHW: Tensor) -> Any:  # noqa: N803
     try:
-        with torch.no_grad():
-            x_NCHW = torch.zeros(images, *input_shape)
-            if not isinstance(module, torch.fx.GraphModule):
-                module(x_NCHW)
-                return {}
-            runner = _Values(module)
-            runner.run(x_NCHW)
+        return forward(images_NCHW)
     except Exception as error:
         raise UserError(
-            f"convert: {type(host).__name__} does not run on an input of shape {input_shape}: {_first_line(error)}"
+            f"convert: {type(host).__name__} does not run on an input of shape {tuple(images_NCHW.shape[1:])}: "
+            f"{_first_line(error)}"
         ) from None
-    return runner.found
 
 
 def _without_assertions(traced: torch.fx.GraphModule) -> None:
