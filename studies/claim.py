@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claim_methods import BASE, METHODS, SEARCH_EPOCHS, SEEDS, SETS, TRIALS, Method
+from claim_methods import BASE, METHODS, SEARCH_EPOCHS, SEEDS, SETS, Method
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "claim.csv"
@@ -72,7 +72,7 @@ def key_of(row: dict[str, str]) -> tuple[str, ...]:
 def chosen_trial(done: list[dict[str, str]], data: str, method: str) -> tuple[float, float] | None:
     """Return the trial with the best validation Top-1 at the first seed; None while one of them is missing."""
     results = {}
-    for trial in TRIALS:
+    for trial in METHODS[method].trials():
         key = Job(data, method, *trial, SEEDS[0]).row_key()
         found = [float(row["validation_top1"]) for row in done if key_of(row) == key]
         if not found:
@@ -81,21 +81,20 @@ def chosen_trial(done: list[dict[str, str]], data: str, method: str) -> tuple[fl
     return max(results, key=results.__getitem__)
 
 
-def pending(done: list[dict[str, str]], sets: list[str], tiers: list[str]) -> Iterator[Job]:
-    """Yield what can run now: the trials of every method, then the other seeds of those whose trial is chosen."""
+def pending(done: list[dict[str, str]], sets: list[str], names: list[str]) -> Iterator[Job]:
+    """Yield what can run now, the first methods first: a method's trials, then, when they are done, its other seeds."""
     finished = {key_of(row) for row in done}
-    later: list[Job] = []
     for data in sets:
-        for name, method in METHODS.items():
-            if method.tier not in tiers or (method.tier == "B" and data != "cifar10"):
+        for name in names:
+            method = METHODS[name]
+            if method.tier == "B" and data != "cifar10":
                 continue
-            trial = chosen_trial(done, data, method.as_in or name)
-            if trial is None:
-                if method.as_in is None:
-                    yield from (job for t in TRIALS if (job := Job(data, name, *t, SEEDS[0])).row_key() not in finished)
-                continue
-            later += [job for s in method.all_seeds() if (job := Job(data, name, *trial, s)).row_key() not in finished]
-    yield from later
+            trial, jobs = chosen_trial(done, data, method.as_in or name), []
+            if trial is not None:
+                jobs = [Job(data, name, *trial, seed) for seed in method.all_seeds()]
+            elif method.as_in is None:
+                jobs = [Job(data, name, *trial, SEEDS[0]) for trial in method.trials()]
+            yield from (job for job in jobs if job.row_key() not in finished)
 
 
 class Runner:
@@ -112,23 +111,23 @@ class Runner:
         self.lock, self.running = threading.Lock(), set[Job]()
         self.searching: dict[Path, threading.Lock] = {}
 
-    def run(self, tiers: list[str]) -> None:
-        """Run until nothing is left."""
+    def run(self, names: list[str]) -> None:
+        """Run until nothing is left of these methods."""
         with ThreadPoolExecutor(self.workers) as pool:
-            for future in [pool.submit(self._work, tiers) for _ in range(self.workers)]:
+            for future in [pool.submit(self._work, names) for _ in range(self.workers)]:
                 future.result()
 
-    def _work(self, tiers: list[str]) -> None:
-        while (job := self._take(tiers)) is not None:
+    def _work(self, names: list[str]) -> None:
+        while (job := self._take(names)) is not None:
             row = self._train(job)
             with self.lock:
                 append(RESULTS, COLUMNS, row)
                 self.running.discard(job)
             print(f"{job.folder()}: validation Top-1 {float(row['validation_top1']):.2f}", flush=True)
 
-    def _take(self, tiers: list[str]) -> Job | None:
+    def _take(self, names: list[str]) -> Job | None:
         with self.lock:
-            for job in pending(rows(), [name for name in SETS if name in self.roots], tiers):
+            for job in pending(rows(), [name for name in SETS if name in self.roots], names):
                 if job not in self.running:
                     self.running.add(job)
                     return job
@@ -238,10 +237,10 @@ def append(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
         writer.writerow(row)
 
 
-def status(tiers: list[str]) -> None:
+def status(names: list[str]) -> None:
     """Print what is done, and what is left."""
     done = rows()
-    left = list(pending(done, list(SETS), tiers))
+    left = list(pending(done, list(SETS), names))
     print(f"{len(done)} runs are in {RESULTS.name}; {len(left)} can run now (more follow when trials are chosen)")
     for data in SETS:
         for name, method in METHODS.items():
@@ -284,16 +283,15 @@ def main() -> None:
         parser.add_argument(f"--{name}", metavar="FOLDER", help=f"where {name} is; without it, it is left out")
     parser.add_argument("--out", type=Path, default=Path("runs/claim"), help="the run directories")
     parser.add_argument("--workers", type=int, default=2, help="runs at once, one thread each (default: %(default)s)")
-    parser.add_argument("--tier", action="append", choices=("A", "B"), help="(default: both)")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="(default: all)")
     arguments = parser.parse_args()
-    tiers = arguments.tier or ["A", "B"]
     if arguments.command == "status":
-        status(tiers)
+        status(arguments.methods)
         return
     given = {name: getattr(arguments, name.replace("-", "_")) for name in SETS}
     runner = Runner({name: root for name, root in given.items() if root}, arguments.out, arguments.workers)
     if arguments.command == "run":
-        runner.run(tiers)
+        runner.run(arguments.methods)
     else:
         final(runner)
 

@@ -6,8 +6,9 @@ The protocol (fixed before the first run that counts; what is decided, is decide
   read by `claim.py final` alone, once for each method and seed.
 - Host: ResNet-20 with the strided stem. All train from scratch with AdamW, cosine schedule, batch 128, the default
   augmentation, one thread.
-- Each method has the same TRIALS (learning rate, start of the branches' gain), one seed; the best on validation images
+- Each method has as many TRIALS (learning rate, start of the branches' gain), one seed; the best on validation images
   is trained with the other seeds. A searched architecture is searched once for each seed, with the search's defaults.
+  Random architectures have the settings of their backbone.
 - The epochs of the search are stated apart. The `equal` row trains the hand-made network for as many image passes as
   search and training of the searched one take together; the `long` rows train for four times as many epochs.
 """
@@ -19,8 +20,10 @@ IMAGES = 20_000
 EPOCHS = 12
 SEARCH_EPOCHS = 10
 SEEDS = (0, 1, 2)
-TRIALS = ((0.01, 1 / 3), (0.005, 1 / 3), (0.02, 1 / 3), (0.01, 1.0))
+TRIALS = ((0.01, 1 / 3), (0.02, 1 / 3), (0.01, 1.0))
 """(learning rate, branch gain)."""
+TRIALS_WITHOUT_GAIN = ((0.01, 1.0), (0.02, 1.0), (0.005, 1.0))
+"""Of networks whose branches are not started by a gain, as many: it stays 1."""
 
 SETS = {
     "cifar10": {"data.name": "folder", "data.image_size": "32"},
@@ -58,6 +61,11 @@ class Method:
     seeds: tuple[int, ...] | None = None
     """The seeds, where they are not those of its tier."""
 
+    def trials(self) -> tuple[tuple[float, float], ...]:
+        """Return its trials."""
+        host = dict(self.flags).get("network.host", BASE["network.host"])
+        return TRIALS if host == BASE["network.host"] else TRIALS_WITHOUT_GAIN
+
     def all_seeds(self) -> tuple[int, ...]:
         """Return the seeds that it is trained with."""
         return self.seeds or (SEEDS if self.tier == "A" else SEEDS[:1])
@@ -89,16 +97,17 @@ REACT = (("cell.activation", "rprelu"), ("cell.learned_threshold", "true"))
 PLUGIN = (("plugin", str(Path(__file__).parent / "real_network.py")),)
 
 METHODS: dict[str, Method] = {
-    "bireal": Method(label="Bi-Real Net, shortcuts without parameters", tier="A"),
-    "nasb-1.37": Method(label="NASB, budget 1.37", tier="A", budget=1.37, flags=NASB),
-    "nasb-1.10": Method(label="NASB, budget 1.10", tier="A", budget=1.10, flags=NASB),
+    "backbone": Method(label="backbone of the searched networks: every edge none", tier="A", flags=NASB),
     "bireal-published": Method(label="Bi-Real Net as published (real 1x1)", tier="A", flags=PUBLISHED),
     "random-1.37": Method(
-        label="random architectures, budget 1.37", tier="A", budget=1.37, random=True, as_in="nasb-1.37",
+        label="random architectures, budget 1.37", tier="A", budget=1.37, random=True, as_in="backbone",
         seeds=RANDOM_SEEDS, flags=NASB,
     ),
+    "nasb-1.37": Method(label="NASB, budget 1.37", tier="A", budget=1.37, flags=NASB),
+    "nasb-1.10": Method(label="NASB, budget 1.10", tier="A", budget=1.10, flags=NASB),
+    "bireal": Method(label="Bi-Real Net, shortcuts without parameters (repeated channels)", tier="A"),
     "random-1.10": Method(
-        label="random architectures, budget 1.10", tier="A", budget=1.10, random=True, as_in="nasb-1.10",
+        label="random architectures, budget 1.10", tier="A", budget=1.10, random=True, as_in="backbone",
         seeds=RANDOM_SEEDS[:5], flags=NASB,
     ),
     "reactnet": Method(label="ReActNet", tier="A", flags=_rival("reactnet_resnet20")),

@@ -31,8 +31,6 @@ struct ConvShape {
 
 enum class BinaryKernel { kReference, kPortable, kWords, kLookup };
 
-constexpr int kTilePixels = 32;  // of a work item, where it is not a number of pixel pairs
-
 // A size in bytes, rounded up for vectors.
 inline size_t aligned(size_t bytes) { return (bytes + 63) & ~size_t{63}; }
 
@@ -88,6 +86,7 @@ class BinaryConv {
   AlignedVector<uint8_t> lookup_;  // [group][block][nibble][kBlock]
   std::vector<Entry> entries_;
   int entry_step_ = 1, wrap_ = -1, code_rows_ = 0;
+  int half_ = 0;  // pixels of the first of two runs that make the pairs of a flat 1x1; 0: pairs are neighbours
   int joined_begin_ = 0, joined_end_ = 0;  // entries whose pixels, and their words' nibbles, stand side by side
   // Words:
   AlignedVector<uint32_t> words_;  // [group][block][slice][word][kSlice]

@@ -7,7 +7,7 @@ namespace nasb {
 namespace {
 
 constexpr int kOutside = 16;    // a pixel's state outside of the image
-constexpr int kTilePairs = 28;  // codes, weights and partial sums of a chunk stay in the first cache
+constexpr int kTilePairs = 36;  // codes, weights and partial sums of a chunk stay in the first cache
 
 // T[first][second][i], see kernels/lut.h.
 struct Table {
@@ -54,14 +54,18 @@ void BinaryConv::pack_for_lookup() {
   const ConvShape& f = flat_;
   // Columns of codes: pairs of neighbours for every column that a tap reads; then, where rows are odd, the pairs of a
   // row's last and the next row's first pixel.
-  const bool odd = f.out_width % 2;
-  entry_step_ = f.kernel_width > 1 ? 1 : odd ? f.stride_width : 2 * f.stride_width;
+  // A flat 1x1 pairs the first half of its pixels with the second, so that each code is made once, in one long run.
+  if (f.taps() == 1 && f.out_height == 1 && f.stride_width == 1 && f.pad_left == 0 && f.out_width == f.in_width)
+    half_ = (f.pixels() + 1) / 2;
+  const bool odd = f.out_width % 2 && !half_;
+  entry_step_ = f.kernel_width > 1 || half_ ? 1 : odd ? f.stride_width : 2 * f.stride_width;
+  const int apart = half_ ? half_ : f.stride_width;
   const int reach = (f.kernel_width - 1) * f.dilation_width;
-  const int width = (f.out_width - 1) * f.stride_width + reach + 1;
-  for (int x = 0; x < width; x += entry_step_) entries_.push_back({x - f.pad_left, x - f.pad_left + f.stride_width, 0});
+  const int width = half_ ? half_ : (f.out_width - 1) * f.stride_width + reach + 1;
+  for (int x = 0; x < width; x += entry_step_) entries_.push_back({x - f.pad_left, x - f.pad_left + apart, 0});
   if (entry_step_ == 1 && f.group_inputs() % 32 == 0) {
     joined_begin_ = f.pad_left;
-    joined_end_ = std::min(width, f.pad_left + f.in_width - f.stride_width);
+    joined_end_ = std::min(width, f.pad_left + f.in_width - apart);
   }
   if (odd) {
     wrap_ = static_cast<int>(entries_.size());
@@ -130,14 +134,21 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
     const uint16_t** first = reinterpret_cast<const uint16_t**>(scratch);
     float* bases = reinterpret_cast<float*>(scratch + aligned(sizeof(void*) * tile_));
     LutTile tile;
-    tile.partial =
+    tile.counts =
         reinterpret_cast<uint16_t*>(scratch + aligned(sizeof(void*) * tile_) + aligned(sizeof(float) * 2 * tile_));
     tile.pairs = first;
     tile.base = bases;
-    tile.first_pixel = 2 * t * tile_;
     tile.pair_count = std::min(tile_, pairs - t * tile_);
-    tile.pixel_count = std::min(2 * tile.pair_count, pixels - tile.first_pixel);
-    if (pad_value_ || group_nibbles_ * 4 == f.group_inputs())
+    if (half_) {
+      tile.first_pixel = t * tile_;
+      tile.pixel_count = tile.pair_count;
+      tile.second_pixel = half_ + t * tile_;
+      tile.second_count = std::min(tile.pair_count, pixels - tile.second_pixel);
+    } else {
+      tile.first_pixel = 2 * t * tile_;
+      tile.pixel_count = std::min(2 * tile.pair_count, pixels - tile.first_pixel);
+    }
+    if (pad_value_ || half_ || group_nibbles_ * 4 == f.group_inputs())
       std::fill(bases, bases + 2 * tile.pair_count, base(0));
     else
       for (int i = 0; i < 2 * tile.pair_count; ++i) bases[i] = base(std::min(tile.first_pixel + i, pixels - 1));
@@ -154,10 +165,10 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
         group = b / blocks_;
         int y = tile.first_pixel / f.out_width, x = tile.first_pixel % f.out_width;
         for (int p = 0; p < tile.pair_count; ++p) {
-          const int entry = x + 1 == f.out_width ? wrap_ : x * f.stride_width / entry_step_;
+          const int entry = half_ ? x : x + 1 == f.out_width ? wrap_ : x * f.stride_width / entry_step_;
           first[p] =
               codes + (static_cast<size_t>(y) * f.stride_height * row + entry) * pixel_nibbles + group * group_nibbles_;
-          for (x += 2; x >= f.out_width; ++y) x -= f.out_width;
+          for (x += half_ ? 1 : 2; x >= f.out_width; ++y) x -= f.out_width;
         }
         layer.weights = lookup_.data() + static_cast<size_t>(group) * blocks_ * layer.nibbles * kBlock;
       }

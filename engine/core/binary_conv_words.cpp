@@ -35,12 +35,12 @@ void BinaryConv::pack_for_words() {
       for (int i = 0; i < group_words_; ++i)
         offsets_.push_back((ky * f.dilation_height * padded_width_ + kx * f.dilation_width) * pixel_words + i);
   tile_ = kTilePixels;
-  thread_bytes_ = aligned(sizeof(void*) * tile_) * 2 + aligned(sizeof(float) * tile_);
+  thread_bytes_ = aligned(sizeof(void*) * tile_) * 2;
   if (!copies_) return;
   shared_bytes_ += aligned(sizeof(uint32_t) * padded_height_ * padded_width_ * pixel_words);
   if (pad_value_) return;
-  // The border's words are 0, so that a tap outside counts the weight's own bits: 2 of each are given back. Pixels
-  // whose outside taps are the same share a row of corrections.
+  // The border's words are 0, so that a tap outside counts the weight's own bits: 2 of each are given back, and the
+  // tap's inputs taken from the base. Pixels whose outside taps are the same share a row of corrections.
   // The taps inside are a rectangle of the kernel: rows [first, end) x columns [first, end).
   const auto inside = [](int out, int stride, int pad, int kernel, int dilation, int size) {
     int first = 0, end = kernel;
@@ -85,7 +85,9 @@ void BinaryConv::pack_for_words() {
       const auto [left, right] = taps.second;
       const int within = corner(bottom, right) - corner(top, right) - corner(bottom, left) + corner(top, left);
       const int outside = corner(f.kernel_height, f.kernel_width) - within;
-      corrections_[static_cast<size_t>(kind) * channels + c] = 2.0f * static_cast<float>(outside);
+      const int taps_outside = f.taps() - (bottom - top) * (right - left);
+      corrections_[static_cast<size_t>(kind) * channels + c] =
+          static_cast<float>(2 * outside - f.group_inputs() * taps_outside);
     }
   }
 }
@@ -106,35 +108,35 @@ void BinaryConv::run_words(const uint32_t* signs, const Epilogue& epilogue, Thre
     uint8_t* scratch = threads + thread_bytes_ * thread;
     const uint32_t** first = reinterpret_cast<const uint32_t**>(scratch);
     const float** corrections = reinterpret_cast<const float**>(scratch + aligned(sizeof(void*) * tile_));
-    float* bases = reinterpret_cast<float*>(scratch + 2 * aligned(sizeof(void*) * tile_));
     const int part = item % splits;
     WordTile tile;
     tile.pixels = first;
-    tile.base = bases;
+    tile.base = static_cast<float>(f.group_inputs() * f.taps());
     tile.corrections = corrections;
     tile.first_pixel = item / splits * tile_;
     tile.pixel_count = std::min(tile_, pixels - tile.first_pixel);
-    for (int p = 0; p < tile.pixel_count; ++p) {
-      const int at = tile.first_pixel + p;
-      // Outside of the image no channel differs or not: only the taps inside count.
-      bases[p] = static_cast<float>(f.group_inputs() *
-                                    (corrected_.empty() || corrected_[at] < 0 ? f.taps() : taps_inside(at)));
-    }
+    std::fill(corrections, corrections + tile.pixel_count, nullptr);
     WordLayer layer;
     layer.offsets = offsets_.data();
     layer.words = static_cast<int>(offsets_.size());
+    int group = -1;
     for (int b = all_blocks * part / splits; b < all_blocks * (part + 1) / splits; ++b) {
-      const int group = b / blocks_, block = b % blocks_;
-      for (int p = 0; p < tile.pixel_count; ++p) {
-        const int at = tile.first_pixel + p, y = at / f.out_width, x = at % f.out_width;
-        first[p] = signs +
-                   (static_cast<size_t>(y) * f.stride_height * padded_width_ + x * f.stride_width) * pixel_words +
-                   group * group_words_;
-        const bool border = !corrected_.empty() && corrected_[at] >= 0;
-        corrections[p] =
-            border ? corrections_.data() + (static_cast<size_t>(corrected_[at]) * all_blocks + b) * kBlock : nullptr;
+      const int block = b % blocks_;
+      if (group != b / blocks_) {
+        group = b / blocks_;
+        int y = tile.first_pixel / f.out_width, x = tile.first_pixel % f.out_width;
+        for (int p = 0; p < tile.pixel_count; ++p) {
+          const size_t at = static_cast<size_t>(y) * f.stride_height * padded_width_ + x * f.stride_width;
+          first[p] = signs + at * pixel_words + group * group_words_;
+          if (++x == f.out_width) x = 0, ++y;
+        }
+        layer.weights = words_.data() + static_cast<size_t>(group) * blocks_ * layer.words * kBlock;
       }
-      layer.weights = words_.data() + static_cast<size_t>(group) * blocks_ * layer.words * kBlock;
+      if (!corrected_.empty())
+        for (int p = 0; p < tile.pixel_count; ++p) {
+          const int kind = corrected_[tile.first_pixel + p];
+          if (kind >= 0) corrections[p] = corrections_.data() + (static_cast<size_t>(kind) * all_blocks + b) * kBlock;
+        }
       const int channel = group * f.group_outputs() + block * kBlock;
       sums.word_tile(layer, tile, block, epilogue, channel, std::min(kBlock, f.group_outputs() - block * kBlock));
     }

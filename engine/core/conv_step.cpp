@@ -114,10 +114,20 @@ class ConvStep : public Step {
           continue;
         }
         const size_t plane = static_cast<size_t>(s_.in_height) * s_.in_width;
-        for (int c = 0; c < channels; ++c) {
-          const float* from = image + c * plane + static_cast<size_t>(y) * s_.in_width;
-          for (int i = 0; i < inside; ++i) body[static_cast<size_t>(i) * channels + c] = from[i];
+        const float* from = image + static_cast<size_t>(y) * s_.in_width;
+        if (channels == 3) {
+          for (int i = 0; i < inside; ++i) {
+            body[3 * i] = from[i];
+            body[3 * i + 1] = from[plane + i];
+            body[3 * i + 2] = from[2 * plane + i];
+          }
+          continue;
         }
+        constexpr int kColumns = 16;  // what is written stays in the first cache until all channels are there
+        for (int begin = 0; begin < inside; begin += kColumns)
+          for (int c = 0; c < channels; ++c)
+            for (int i = begin; i < std::min(inside, begin + kColumns); ++i)
+              body[static_cast<size_t>(i) * channels + c] = from[c * plane + i];
       }
     });
   }

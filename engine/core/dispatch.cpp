@@ -84,10 +84,11 @@ Result run_check(const ConvShape& s, int pad_value, Rectify rectify, bool residu
   Epilogue e;
   e.scale = scale.data(), e.bias = bias.data();
   e.residual = residual ? added.data() : nullptr;
+  e.residual_channels = s.out_channels;
   e.rectify = rectify;
   e.slope = slope.data(), e.shift_in = shift.data(), e.shift_out = bias.data();
   e.output = r.values.data();
-  e.channels = e.output_stride = s.out_channels;
+  e.output_stride = s.out_channels;
   if (s.groups == 1 || s.group_outputs() % 32 == 0) {
     e.sign_outputs = 1;
     e.signs[0] = {threshold.data(), r.words.data(), (s.out_channels + 31) / 32};

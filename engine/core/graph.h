@@ -28,7 +28,7 @@ enum class Op {
   kShift,  // values: per channel
   kRelu,
   kPrelu,     // values: slopes
-  kAdd,       // of two tensors
+  kAdd,       // of two tensors; the second's channels repeat where it has fewer (join_convolutions)
   kAddGate,   // of two tensors; the second is [C, 1, 1]
   kMultiply,  // of two tensors; the second may be [C, 1, 1]
   kClip,      // low, high

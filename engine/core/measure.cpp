@@ -97,7 +97,7 @@ std::vector<double> measure(const MeasuredOperation& operation, int repeats, int
   if (sums) {
     if (!layer.scale.empty()) step->fused.scale = padded(layer.scale);
     step->fused.bias = padded(layer.bias);
-    if (operation.residual) step->fused.residual = kResidual;
+    if (operation.residual) step->fused.residual = kResidual, step->fused.residual_channels = s.out_channels;
   }
   step->fused.store = sums;
   if (!sums || operation.sign_output)

@@ -108,6 +108,8 @@ class Planner {
       if (step->fused.first_channel == 0 && step->output_stride == step->output_channels) ready_[step->output] = true;
       plan_.steps.push_back(std::move(step));
     }
+    for (const auto& step : plan_.steps)
+      if (step->fused.residual >= 0) step->fused.residual_channels = graph_.tensors[step->fused.residual].channels;
     plan_.tensors = graph_.tensors;
     plan_.output = graph_.output;
     place();
@@ -291,7 +293,8 @@ class Planner {
       case Op::kAdd: {
         if (stage > kResidual || l.inputs[0] == l.inputs[1]) return -1;
         const int other = l.inputs[0] == current ? l.inputs[1] : l.inputs[0];
-        if (!ready_[other]) return -1;
+        const bool repeats = graph_.tensors[current].channels < graph_.tensors[l.output].channels;
+        if (!ready_[other] || repeats) return -1;
         f.residual = other;
         return kRectify;
       }
@@ -314,7 +317,8 @@ class Planner {
   void reuse_residuals(std::vector<int>& first, std::vector<int>& last) {
     for (int i = 0; i < static_cast<int>(plan_.steps.size()); ++i) {
       const Step& step = *plan_.steps[i];
-      if (step.fused.residual < 0 || !step.fused.store) continue;
+      if (step.fused.residual < 0 || !step.fused.store || step.fused.residual_channels != step.output_channels)
+        continue;
       const int from = root_[step.fused.residual], to = root_[step.output];
       const bool read = std::any_of(step.inputs.begin(), step.inputs.end(), [&](int in) { return root_[in] == from; });
       if (from == to || read || last[from] != i || first[to] != i || step.output_stride != step.output_channels)

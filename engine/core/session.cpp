@@ -90,6 +90,7 @@ struct Session::Impl {
     for (const Tensor& t : graph.tensors) names.push_back(t.name);
     for (const Layer& layer : graph.layers)
       if (layer.op == Op::kBinaryConv) names.push_back(layer.name + ":accumulators");
+    join_convolutions(graph, {});
     move_before_concat(graph, {});
     plan = make_plan(graph, {}, choice.kernel, *choice.isa);
     metadata = model.metadata;
@@ -170,6 +171,7 @@ std::map<std::string, Array> Session::inspect(const float* images, int64_t batch
       accumulators.push_back(name.substr(0, colon));
   }
   Graph graph = lower(onnx::read(impl_->bytes.data(), impl_->bytes.size()), accumulators);
+  join_convolutions(graph, keep);
   move_before_concat(graph, keep);
   const Plan plan = make_plan(graph, keep, impl_->choice.kernel, *impl_->choice.isa);
   std::unique_ptr<Buffers> buffers = impl_->take(plan);

@@ -12,4 +12,8 @@ namespace nasb {
 // computed by the step that makes it. Tensors in `keep` stay.
 void move_before_concat(Graph& graph, const std::set<std::string>& keep);
 
+// One binary convolution where several read the same signs, add the same tensor and are concatenated. Its kAdd repeats
+// the channels of its second input.
+void join_convolutions(Graph& graph, const std::set<std::string>& keep);
+
 }  // namespace nasb

@@ -34,6 +34,10 @@ class PoolStep : public Step {
         pad_bottom_(layer.begin[1]),
         pad_right_(layer.begin[2]) {
     thread_bytes = aligned(sizeof(float) * kPoolTile * kBlock) + aligned(sizeof(void*) * s_.taps());
+    for (int ky = 0; ky < s_.kernel_height; ++ky)
+      for (int kx = 0; kx < s_.kernel_width; ++kx)
+        offsets_.push_back((static_cast<ptrdiff_t>(ky) * s_.dilation_height * s_.in_width + kx * s_.dilation_width) *
+                           s_.in_channels);
   }
   void run(const Workspace& w, ThreadPool& pool) const override {
     const float* x = w.floats(inputs[0]);
@@ -63,6 +67,12 @@ class PoolStep : public Step {
   // The inputs of an output pixel; `counted`: what an average divides by.
   int window(const float* x, int oy, int ox, const float** taps, int& counted) const {
     const int top = oy * s_.stride_height - s_.pad_top, left = ox * s_.stride_width - s_.pad_left;
+    if (top >= 0 && top + (s_.kernel_height - 1) * s_.dilation_height < s_.in_height && left >= 0 &&
+        left + (s_.kernel_width - 1) * s_.dilation_width < s_.in_width) {
+      const float* corner = x + (static_cast<size_t>(top) * s_.in_width + left) * s_.in_channels;
+      for (size_t t = 0; t < offsets_.size(); ++t) taps[t] = corner + offsets_[t];
+      return counted = s_.taps();
+    }
     int n = 0;
     for (int ky = 0; ky < s_.kernel_height; ++ky) {
       const int iy = top + ky * s_.dilation_height;
@@ -79,6 +89,7 @@ class PoolStep : public Step {
 
   ConvShape s_;
   const Isa& isa_;
+  std::vector<ptrdiff_t> offsets_;  // of the taps of a window that lies inside
   bool largest_, count_pads_;
   int pad_bottom_, pad_right_;
 };
@@ -117,13 +128,14 @@ Epilogue Step::parameters(const Fused& fused, int channels) {
   e.shift_in = data(fused.shift_in);
   e.slope = data(fused.slope);
   e.shift_out = data(fused.shift_out);
-  e.channels = e.output_stride = channels;
+  e.output_stride = channels;
   return e;
 }
 
 Epilogue Step::epilogue(const Workspace& w) const {
   Epilogue e = parameters(fused, output_channels);
   e.residual = fused.residual < 0 ? nullptr : w.floats(fused.residual);
+  e.residual_channels = fused.residual_channels;
   e.output = fused.store ? w.floats(output) + fused.first_channel : nullptr;
   e.output_stride = output_stride;
   for (const Fused::Sign& s : fused.signs)

@@ -30,6 +30,7 @@ struct Workspace {
 struct Fused {
   AlignedVector<float> scale, bias, shift_in, slope, shift_out;
   int residual = -1;
+  int residual_channels = 0;  // fewer than the step's repeat
   Rectify rectify = Rectify::kNone;
   bool store = true;      // the float output is read by somebody
   int first_channel = 0;  // of the output tensor: others write its other channels

@@ -26,20 +26,44 @@ def ragged_parts_of_a_concatenation() -> ModelProto:
     return b.model(b.head(b.node("Add", y, joined), 40))
 
 
+def convolutions_side_by_side(residuals: int = 1, channels: int = 32, seed: int = 3) -> ModelProto:
+    """Two convolutions of the same signs, a residual each or one for both, concatenated."""
+    b = Builder(seed)
+    values = [b.conv("images", 3, channels) for _ in range(residuals)]
+    signs = b.binarize(values[0], channels)
+    parts = [b.node("Add", b.binary_conv(signs, channels, channels, 1), values[i % residuals]) for i in range(2)]
+    joined = b.node("Concat", *parts, axis=1)
+    both = 2 * channels
+    y = b.node("PRelu", b.node("Add", joined, b.reals(both, 1, 1)), b.reals(both, 1, 1))
+    y = b.node("Add", y, b.reals(both, 1, 1))
+    z = b.binary_conv(b.binarize(y, both), both, both)
+    return b.model(b.head(b.node("Add", z, y), both))
+
+
 def parts_written_where_they_belong() -> ModelProto:
-    b = Builder(3)
+    return convolutions_side_by_side(residuals=2)
+
+
+def a_residual_that_is_ready_last() -> ModelProto:
+    """The joined convolutions are computed before the step that makes their residual."""
+    b = Builder(4)
     x = b.conv("images", 3, 32)
     signs = b.binarize(x, 32)
-    parts = [b.node("Add", b.binary_conv(signs, 32, 32, 1), x) for _ in range(2)]
-    joined = b.node("Concat", *parts, axis=1)
-    y = b.node("Add", b.node("PRelu", b.node("Add", joined, b.reals(64, 1, 1)), b.reals(64, 1, 1)), b.reals(64, 1, 1))
-    z = b.binary_conv(b.binarize(y, 64), 64, 64)
-    return b.model(b.head(b.node("Add", z, y), 64))
+    sums = [b.binary_conv(signs, 32, 32, 1) for _ in range(2)]
+    residual = b.node("Relu", b.conv(x, 32, 32))
+    return b.model(b.head(b.node("Concat", *(b.node("Add", residual, y) for y in sums), axis=1), 64))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
-    "make", [residual_in_front_of_pooling, ragged_parts_of_a_concatenation, parts_written_where_they_belong]
+    "make",
+    [
+        residual_in_front_of_pooling,
+        ragged_parts_of_a_concatenation,
+        parts_written_where_they_belong,
+        convolutions_side_by_side,
+        a_residual_that_is_ready_last,
+    ],
 )
 def test_fused_equals_one_layer_after_the_other(make, threads):
     model = make()
@@ -48,6 +72,22 @@ def test_fused_equals_one_layer_after_the_other(make, threads):
     names = [node.output[0] for node in model.graph.node]
     kept = session.run(images, outputs=names)
     np.testing.assert_array_equal(session.run(images), kept[names[-1]])
+
+
+@pytest.mark.parametrize(
+    ("residuals", "channels", "joins"),
+    [(1, 32, True), (1, 64, True), (2, 32, False), (1, 16, False)],
+)
+def test_convolutions_side_by_side_run_as_one(residuals, channels, joins):
+    model = convolutions_side_by_side(residuals, channels)
+    session = Session(model.SerializeToString())
+    steps = [step for step in session.profile(1) if step.operation.startswith("BinaryConv2d")]
+    assert len(steps) == (2 if joins else 3)
+    names = [node.name for node in model.graph.node if node.op_type == "BinaryConv2d"][:2]
+    if joins:
+        assert steps[0].layer == " + ".join(names)
+    else:
+        assert [step.layer for step in steps[:2]] == names
 
 
 def test_an_image_too_large_is_refused():

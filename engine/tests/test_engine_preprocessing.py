@@ -117,3 +117,17 @@ def test_batch() -> None:
     images = [image_of(20, 14), image_of(9, 30)]
     assert np.array_equal(steps.batch(images), np.stack([steps(image) for image in images]))
     assert steps.batch([]).shape == (0, 3, 8, 8)
+
+
+def test_a_large_image_is_read_without_a_warning_and_a_huge_one_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large.png"
+    Image.new("L", (10, 10)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)  # Pillow warns above, and refuses above twice as many
+    assert load_image(path).size == (10, 10)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(
+        nasb_engine.EngineError, match=r'large\.png" cannot be read: Image size \(100 pixels\) exceeds limit'
+    ):
+        load_image(path)

@@ -36,6 +36,7 @@ __all__ = [
     "load",
     "load_model",
     "open_data",
+    "register_factory",
     "register_host",
 ]
 
@@ -57,6 +58,7 @@ _HOMES = {
     "load": "nasb.model_file",
     "load_model": "nasb.model_file",
     "open_data": "nasb.data",
+    "register_factory": "nasb.networks.families",
     "register_host": "nasb.networks.registry",
 }
 

@@ -1,4 +1,4 @@
-"""The user's own Python file, which registers a network with `nasb.register_host`."""
+"""The user's own code: a Python file that registers networks with `nasb.register_host`, or a factory of a network."""
 
 import runpy
 from pathlib import Path
@@ -7,11 +7,16 @@ from nasb.errors import UserError
 
 
 def load_plugin(path: str) -> None:
-    """Execute the file.
+    """Execute a file, or import a factory, ``package.module:function`` or ``file.py:function``.
 
     Raises:
-        UserError: there is no such file, or it fails.
+        UserError: there is no such file or function, or it fails.
     """
+    if ":" in path:
+        from nasb.networks import register_factory
+
+        register_factory(path)
+        return
     if not Path(path).is_file():
         raise UserError(f"plugin: {path}: there is no such file")
     try:

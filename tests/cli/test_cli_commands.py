@@ -174,6 +174,7 @@ def test_plan_says_what_becomes_of_every_convolution_and_why(command: Command) -
     table = command("plan", "resnet18").out
     for name in by_name:
         assert name in table
+    assert command("plan", "bireal_resnet18").out == table
 
 
 # draw

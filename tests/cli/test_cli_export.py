@@ -18,7 +18,7 @@ PRETRAINING = {"weights": "real", "activations": "hardtanh"}
 
 
 def test_a_model_file_becomes_an_onnx_file(command: Command, model: Path, tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
+    path = tmp_path / "[red]:cat:.onnx"  # printed as it is, not taken for rich's markup
     result = command("export", model, "-o", path)
     assert (result.code, result.err) == (0, "")
     text = " ".join(result.out.split())

@@ -44,6 +44,8 @@ def cut(path: Path, share: float = 0.5) -> Path:
         ("serch: {epochs: 1}", "serch"),
         ("search: {epoch: 1}", 'unknown key "search.epoch"'),
         ("search: {epochs: many}", "search.epochs"),
+        ("seed: 1\nsearch: {budget: 1.2}\nseed: 2", "the key seed stands there twice"),
+        ("search: {budget: 1.2, epochs: 1, budget: 1.3}", "the key search.budget stands there twice"),
         ("search: {epochs: 1.5}", "search.epochs"),
         ("data: {download: perhaps}", "data.download"),
         ("data: {mean: [a, b, c]}", "data.mean"),
@@ -88,6 +90,20 @@ def test_a_config_that_is_not_there(refused: Refused, tmp_path: Path, name: str)
 )
 def test_flags(refused: Refused, tiny: Path, tmp_path: Path, flags: list[str], says: str) -> None:
     refused("run", "--config", tiny, "--out", tmp_path / "run", *flags, says=(says,))
+
+
+def test_a_second_config_is_checked_too(refused: Refused, tiny: Path, tmp_path: Path) -> None:
+    second = tmp_path / "second.yaml"
+    second.write_text("search: {epoch: 1}")
+    for flags in (["--config", second], [f"--config={second}"]):
+        refused("run", "--config", tiny, *flags, "--out", tmp_path / "run", says=("second.yaml", '"search.epoch"'))
+
+
+def test_the_last_out_counts(tiny: Path, tmp_path: Path) -> None:
+    run, other = begin_run(tiny, tmp_path / "run"), tmp_path / "other"
+    assert parse_run("run", "", ["--out", str(other), "--out", str(run)])[0].data.batch_size == 16  # the run's own
+    config, out = parse_run("run", "", [f"--out={run}", "--out", str(other)])
+    assert (config.data.batch_size, out) == (128, other)
 
 
 def test_no_run_directory(refused: Refused, tiny: Path) -> None:
@@ -175,6 +191,8 @@ def test_a_given_architecture(refused: Refused, tiny: Path, tmp_path: Path, faul
         edge = '"edges": [{"from": 0, "to": "output", "operation": "bin_conv_7x7"}]'
         path.write_text(text.replace('"edges": []', edge, 1))
         says += ["layer1.0.conv1.edges[0].operation", "closest: bin_conv_5x5"]
+    elif fault == "missing":
+        says += ["architecture is ", "accepted: search, backbone, or the path of an architecture.json"]
     refused("run", "--config", tiny, "--out", tmp_path / "run", "--architecture", path, says=tuple(says))
 
 
@@ -239,6 +257,14 @@ def test_a_damaged_file_in_the_run_directory(
     (out / "checkpoints" / "finetune.pt").unlink()
     (out / name).write_text(garbage)
     refused("run", "--config", tiny, "--out", out, says=(name,), begun=True)
+
+
+def test_an_architecture_that_is_gone(refused: Refused, tiny: Path, tmp_path: Path) -> None:
+    tiny.write_text(tiny.read_text().replace("architecture: backbone", "architecture: search"))
+    out = begin_run(tiny, tmp_path / "run")
+    (out / "stages.json").write_text('{"search": {"seconds": 1.0}}')
+    says = ("architecture.json: is gone, though the search is finished",)
+    refused("run", "--config", tiny, "--out", out, says=says, begun=True)
 
 
 def test_a_line_of_metrics_that_was_cut_short_by_a_kill(command: Command, tiny: Path, tmp_path: Path) -> None:
@@ -363,7 +389,7 @@ def test_evaluate(refused: Refused, model: Path, tmp_path: Path, make_images: Ma
     refused("evaluate", model, says=("a file does not tell which images",))
     refused("evaluate", model, "--data.name", "digits", "--part", "tests", says=("--part is 'tests'", "validation"))
     flags = ["--data.name", "folder", "--data.root", root, "--data.image_size", "8"]
-    refused("evaluate", model, *flags, says=("was trained on images prepared as",))
+    refused("evaluate", model, *flags, says=("was trained on images of 1 channel(s)", "folder have 3"))
     refused("evaluate", tmp_path / "empty", says=("is not a run directory",))
 
 
@@ -395,12 +421,15 @@ def test_options(refused: Refused, tmp_path: Path) -> None:
     refused("summary", "resnet20", "--option", "width", says=('--option is "width"; give key=value',))
     refused("plan", "resnet20", "--option", "width", says=('--option is "width"; give key=value',))
     refused("summary", "resnet20", "--option", "width=four", says=("resnet20", "four"))
+    for key in ("name", "num_classes", "input_shape", "architecture"):
+        refused("summary", "nasb_resnet20", "--option", f"{key}=5", says=(f"--option: {key} is no option", "; give "))
     refused("summary", path, "--option", "width=4", says=("the file has its own",))
     refused("summary", path, "--input-size", "3x8x8", says=("is for 1 channels",))
     refused("summary", cut(path), says=("architecture.json: is not valid JSON",))
     refused("summary", tmp_path, says=("is not valid JSON",))
     path.unlink()
     refused("summary", tmp_path, says=("holds no architecture.json",))
+    refused("summary", "model.onnx", says=("model.onnx: is an exported file", "give the run directory"))
 
 
 def test_drawings(refused: Refused, tmp_path: Path) -> None:

@@ -201,3 +201,15 @@ def test_train_limit_keeps_classes_and_validation(make_folder: MakeFolder) -> No
         message = re.escape(f"data.train_limit is {limit}; give a number from 2 (one image per class) to 36")
         with pytest.raises(UserError, match=message):
             open_folder(root, train_limit=limit)
+
+
+def test_a_large_image_is_read_without_a_warning_and_a_huge_one_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large.png"
+    Image.new("L", (10, 10)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)  # Pillow warns above, and refuses above twice as many
+    assert load_image(path).size == (10, 10)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(UserError, match=r'large\.png" cannot be read: Image size \(100 pixels\) exceeds limit'):
+        load_image(path)

@@ -354,11 +354,17 @@ REFUSED = {
     ),
     "a function": (Host(lambda s, x: torch.sin(s.conv1(x)), conv1=conv()), r"operation sin \(node sin"),
     "a method": (Host(lambda s, x: s.conv1(x).abs(), conv1=conv()), "operation abs"),
-    "control flow": (Branching(), "Branching cannot be traced by torch.fx"),
+    "control flow": (Branching(), "Branching can be traced neither by torch.fx .* nor by torch.export"),
     "a tensor": (OwnTensor(), "reads the tensor shift"),
-    "a layer that is called twice": (
-        Host(lambda s, x: s.conv1(s.conv1(x)), conv1=conv()),
-        "layer conv1 is called more than once",
+    "a layer that is called twice at two sizes": (
+        Host(lambda s, x: s.conv1(F.avg_pool2d(s.conv1(x), 2)), conv1=conv()),
+        "layer conv1 is called 2 times, each time otherwise",
+    ),
+    "a layer that is called with two batch norms": (
+        Host(
+            lambda s, x: s.bn2(s.conv1(s.bn1(s.conv1(x)))), conv1=conv(), bn1=nn.BatchNorm2d(8), bn2=nn.BatchNorm2d(8)
+        ),
+        r'keep_real: \["conv1"\]',
     ),
     "nothing to binarize": (Host(lambda s, x: x), "the host has no convolution that could be binarized"),
     "only a depthwise convolution": (Host(lambda s, x: s.conv1(x), conv1=conv(groups=8)), "no convolution that could"),
@@ -366,8 +372,8 @@ REFUSED = {
         Host(lambda s, x: s.conv1(x), conv1=conv(padding_mode="reflect")),
         r"layer conv1 pads by \(1, 1\) \(reflect\)",
     ),
-    "padding by name": (
-        Host(lambda s, x: s.conv1(x), conv1=nn.Conv2d(8, 8, 3, padding="same")),
+    "padding that differs between the sides": (
+        Host(lambda s, x: s.conv1(x), conv1=nn.Conv2d(8, 8, 4, padding="same")),
         "layer conv1 pads by 'same'",
     ),
     "a sigmoid before a sign": (
@@ -385,6 +391,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_known_is_refused_by_name(case):
     host, message = REFUSED[case]

@@ -46,7 +46,8 @@ def search_of(strategy, seed=0):
     network = convert(host, SHAPE, cell=cell, search=True, operations=OPERATIONS)
     backbone = count(convert(host, SHAPE, cell=cell), SHAPE).ops
     budget = 1 + SHAPE[1] * SHAPE[2] * CHANNELS**2 * 9 / 64 / backbone
-    config = SearchConfig(strategy=strategy, budget=budget, temperature=1.0, pair_share=0.5)
+    judged = {"trials": 16, "population": 8, "tournament": 3, "at_once": 4}
+    config = SearchConfig(strategy=strategy, budget=budget, temperature=1.0, pair_share=0.5, **judged)
     return Searcher(network, backbone, config)
 
 
@@ -74,11 +75,15 @@ def search(searcher, *, planted, steps, seed=0):
                 searcher.end_epoch()
 
     @torch.no_grad()
-    def judge():
-        x, target = batch(generator, planted=planted, images=512)
-        return float(F.cross_entropy(network(x), target))
+    def judge(choices):
+        losses = []
+        for choice in choices:
+            searcher.space.select(choice)
+            x, target = batch(torch.Generator().manual_seed(300 + seed), planted=planted, images=512)
+            losses.append(float(F.cross_entropy(network(x), target)))
+        return losses
 
-    searcher.finish(judge, generator)
+    searcher.finish(judge, seed=seed)
     (edges,) = searcher.derive().values()
     return [edge.operation for edge in edges]
 

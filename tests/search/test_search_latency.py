@@ -92,7 +92,7 @@ def test_what_is_derived_fills_the_budget_and_keeps_to_it(tmp_path, nodes, budge
 
 def test_the_objective_is_the_one_of_milliseconds(tmp_path):
     searcher, _, _ = searcher_of(tmp_path, budget_weight=0.7)
-    searcher.budget /= 1.1
+    searcher.space.budget /= 1.1
     penalty = searcher._budget_penalty(searcher.probabilities())
     assert float(penalty.detach()) == pytest.approx(0.7 * math.log(1.1), rel=2e-2)
     penalty.backward()

@@ -12,6 +12,7 @@ from nasb.cells.operations import NONE
 from nasb.cells.searchable import SearchableEdge
 from nasb.search import Regression, SearchConfig
 from nasb.search.searcher import Searcher
+from nasb.search.strategies import Compared
 
 FREE, PAID = (NONE, "avg_pool_3x3", "max_pool_3x3"), (NONE, "bin_conv_1x1", "bin_conv_3x3")
 
@@ -32,6 +33,13 @@ def regression_of(cells=6, config=None):
     return Regression(edges, starts, config or SearchConfig(strategy="regression"))
 
 
+def compared(paths, losses):
+    """Paths of which every edge matters."""
+    return [
+        Compared(tuple(path), (True,) * len(path), float(loss), 0.0) for path, loss in zip(paths, losses, strict=True)
+    ]
+
+
 def watch(strategy, effects, *, batches, noise, seed=0, paths=4):
     """Give a strategy losses that are linear in what is chosen; return (x, y), centred within each batch."""
     generator = torch.Generator().manual_seed(seed)
@@ -41,7 +49,7 @@ def watch(strategy, effects, *, batches, noise, seed=0, paths=4):
         one_hot = torch.nn.functional.one_hot(chosen, 3)[..., 1:].flatten(1).double()
         y = one_hot @ effects + noise * torch.randn(paths, generator=generator).double()
         y = y + torch.randn((), generator=generator)  # of the batch
-        strategy.observe(chosen.tolist(), y.tolist(), 1.0)
+        strategy.observe(compared(chosen.tolist(), y), 1.0)
         rows.append(one_hot - one_hot.mean(0))
         values.append(y - y.mean())
     return torch.cat(rows), torch.cat(values)
@@ -76,7 +84,7 @@ def test_cells_learn_from_each_other():
         chosen = torch.randint(0, 3, (4, 24), generator=generator)
         chosen[:, -2:] = 0
         y = torch.nn.functional.one_hot(chosen, 3)[..., 1:].flatten(1).double() @ effects
-        strategy.observe(chosen.tolist(), (y + 0.3 * torch.randn(4, generator=generator)).tolist(), 1.0)
+        strategy.observe(compared(chosen.tolist(), y + 0.3 * torch.randn(4, generator=generator)), 1.0)
     found = strategy.effects()[0].reshape(12, 4)
     assert found[-1, 1] < -0.5
     assert found[-1, [0, 2, 3]].abs().max() < 0.2
@@ -106,13 +114,13 @@ def test_effects_are_the_mean_of_a_gaussian_process_whose_evidence_is_the_greate
 
 def test_later_paths_weigh_more_and_the_state_comes_back():
     strategy, other = regression_of(), regression_of()
-    chosen, losses = [[1] + [0] * 11, [0] * 12], [1.0, 2.0]
-    strategy.observe(chosen, losses, 0.5)
-    other.observe(chosen, losses, 1.0)
+    seen = compared([[1] + [0] * 11, [0] * 12], [1.0, 2.0])
+    strategy.observe(seen, 0.5)
+    other.observe(seen, 1.0)
     assert torch.equal(2 * strategy.moment, other.moment)
     other.load_state_dict(strategy.state_dict())
-    strategy.observe(chosen, losses, 1.0)
-    other.observe(chosen, losses, 1.0)
+    strategy.observe(seen, 1.0)
+    other.observe(seen, 1.0)
     assert all(torch.equal(a, b) for a, b in zip(strategy.evidence(), other.evidence(), strict=True))
 
 
@@ -129,7 +137,7 @@ def searcher():
 
 def test_dead_edges_are_not_observed(searcher, monkeypatch):
     seen = []
-    monkeypatch.setattr(searcher.strategy, "observe", lambda paths, losses, progress: seen.append((paths, losses)))
+    monkeypatch.setattr(searcher.strategy, "observe", lambda compared, progress: seen.append(compared))
     live = []
 
     def loss():
@@ -139,8 +147,8 @@ def test_dead_edges_are_not_observed(searcher, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         mean = searcher.alpha_step(loss, generator, progress=0.5, epoch=0)
-        assert mean == sum(seen[-1][1]) / searcher.config.paths
-    observed = [sum(map(bool, path)) for paths, _ in seen for path in paths]
+        assert mean == sum(path.loss for path in seen[-1]) / searcher.config.paths
+    observed = [sum(map(bool, path.live())) for paths in seen for path in paths]
     assert observed == [sum(cells) for cells in live]
     assert len(observed) == 20 * searcher.config.paths
     assert max(observed) > 0
@@ -156,7 +164,7 @@ def test_alpha_goes_to_what_helps_and_the_cost_stays(searcher):
         paths = [[e.selected() for e in searcher.edges]]
         searcher.strategy.select_for_weights(generator, explore=False)
         paths.append([e.selected() for e in searcher.edges])
-        searcher.strategy.observe(paths, [-1.0 * (path[good] == column) for path in paths], 1.0)
+        searcher.strategy.observe(compared(paths, [-1.0 * (path[good] == column) for path in paths]), 1.0)
     before = edge.alpha.detach().softmax(0)[column]
     searcher.end_epoch()
     assert edge.alpha.detach().softmax(0)[column] > before

@@ -153,26 +153,19 @@ def test_one_path_in_five_is_drawn_for_exploration(share, explored, warmup):
 
 def test_random_search_derives_its_best_candidate_within_the_budget():
     searcher = searcher_of(nodes=1, strategy="random", budget=1.5, candidates=12)
-    generator = torch.Generator().manual_seed(3)
     seen = []
 
-    def judge():
-        cells = {}
-        for name, key, edge in searcher.named:
-            (index,) = edge._active
-            if index:
-                cells.setdefault(name, set()).add((*key[:2], edge.names[index]))
-        seen.append((float(torch.rand((), generator=torch.Generator().manual_seed(len(seen)))), cells))
-        return seen[-1][0]
+    def judge(choices):
+        losses = [float(torch.rand((), generator=torch.Generator().manual_seed(len(seen) + i))) for i in range(8)]
+        seen.extend(zip(losses, choices, strict=False))
+        return losses[: len(choices)]
 
-    searcher.finish(judge, generator)
-    assert len(seen) == 12
-    assert len({str(sorted((k, sorted(v)) for k, v in cells.items())) for _, cells in seen}) > 6
+    searcher.finish(judge, seed=3)
+    assert len(seen) == searcher.judged_in_all() == 12
+    assert len({choice for _, choice in seen}) == 12
     derived = searcher.derive()
     assert searcher.cost.of(derived) <= searcher.budget
-    best = min(seen, key=lambda pair: pair[0])[1]
-    found = {name: {(e.source, e.target, e.operation) for e in edges} for name, edges in derived.items() if edges}
-    assert found == best
+    assert searcher.space.choice(derived) == min(seen)[1]
 
 
 def test_the_score_is_the_log_probability_under_what_alpha_has_gained():
@@ -231,5 +224,5 @@ def test_a_collapse_is_told():
     (edge,) = searcher.edges
     edge.alpha.data.copy_(torch.tensor([0.0, 0.0, 30.0]))
     ratio = searcher.expected_cost() / searcher.cost.backbone
-    searcher.budget = searcher.cost.backbone * ratio
+    searcher.space.budget = searcher.cost.backbone * ratio
     assert "entropy" in searcher.report().warning

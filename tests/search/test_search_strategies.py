@@ -186,24 +186,6 @@ def test_equal_generators_select_equal_paths(name):
     assert selected[0] == selected[1]
 
 
-def test_random_search_keeps_the_best_candidate():
-    edges = [edge_of() for _ in range(3)]
-    strategy = strategy_of("random", edges, candidates=5)
-    assert not strategy.trains_alpha
-    drawn = [(1, 2, 0), (3, 0, 0), (0, 0, 1), (2, 2, 2), (0, 0, 0)]
-    losses = [0.9, 0.5, 0.4, 0.7, 0.8]
-    judged = []
-
-    def judge():
-        judged.append(tuple(edge._active[0] for edge in edges))
-        return losses[len(judged) - 1]
-
-    strategy.finish(iter(drawn).__next__, judge)
-    assert judged == drawn
-    assert [int(edge.gain().argmax()) for edge in edges] == [0, 0, 1]
-    assert all(float(edge.gain().softmax(0).max()) > 0.99 for edge in edges)
-
-
 WRONG = [
     ({"strategy": "gumbell"}, r'unknown search strategy "gumbell"; known: .*closest: gumbel'),
     ({"budget": 0.9}, "search.budget is 0.9"),

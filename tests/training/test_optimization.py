@@ -9,7 +9,7 @@ from nasb.binary import BinaryConv2d
 from nasb.errors import UserError
 from nasb.files import save_safetensors
 from nasb.networks import create_host, create_network
-from nasb.training.config import StageConfig
+from nasb.training.config import FinetuneConfig, StageConfig
 from nasb.training.optimization import create_optimizer, distillation_loss, learning_rate, load_weights
 
 
@@ -25,6 +25,19 @@ def test_learning_rate_is_the_written_schedule(schedule: str, expected: list[flo
     config = StageConfig(epochs=5, learning_rate=1.0, schedule=schedule, warmup_epochs=1)
     rates = [learning_rate(config, step, 2) for step in range(5)]
     assert rates == pytest.approx(expected)
+
+
+def test_learning_rate_falls_to_a_tenth_at_each_milestone() -> None:
+    config = StageConfig(epochs=4, learning_rate=1.0, schedule="steps", milestones=(1, 2.5))
+    assert [learning_rate(config, step, 2) for step in range(8)] == pytest.approx([1, 1, 0.1, 0.1, 0.1, *[0.01] * 3])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "milestones"), [("steps", ()), ("cosine", (3,)), ("steps", (5, 3)), ("steps", (0, 3))]
+)
+def test_milestones_rise_and_are_for_steps(schedule: str, milestones: tuple[float, ...]) -> None:
+    with pytest.raises(UserError, match=r"finetune\.milestones is .*above 0 in rising order, for the schedule steps"):
+        FinetuneConfig(schedule=schedule, milestones=milestones)
 
 
 def test_learning_rate_ends_near_zero() -> None:
@@ -64,8 +77,10 @@ def test_load_weights_takes_over_and_refuses(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"linear\.weight has shape \[10, 16\], this network's has \[7, 16\]"):
         load_weights(other, str(path))
     assert load_weights(other, str(path), partial=True) == ["linear.weight", "linear.bias"]
-    with pytest.raises(UserError, match="no tensor fits"):
-        load_weights(nn.Conv2d(1, 1, 1), str(path), partial=True)
+    wider = create_host("resnet20", num_classes=7, options={"width": 8})  # all shapes differ, but for batch counters
+    for stranger in (nn.Conv2d(1, 1, 1), wider):
+        with pytest.raises(UserError, match="no tensor fits"):
+            load_weights(stranger, str(path), partial=True)
     deeper = create_host("resnet32", options={"width": 4})
     with pytest.raises(UserError, match=r"layer1\.3\.conv1\.weight is missing"):
         load_weights(deeper, str(path))

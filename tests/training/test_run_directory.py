@@ -52,6 +52,33 @@ def test_two_processes_cannot_work_on_one_run(tmp_path: Path) -> None:
     RunDirectory(tmp_path, RunConfig()).close()
 
 
+def test_what_a_kill_left_half_written_is_deleted(tmp_path: Path) -> None:
+    RunDirectory(tmp_path, RunConfig()).close()
+    left = [tmp_path / "checkpoints" / ".search.pt.ab_12xyz.tmp", tmp_path / ".model.safetensors.ab_12xyz.tmp"]
+    kept = [tmp_path / "checkpoints" / "search.pt", tmp_path / "model.safetensors", tmp_path / ".notes.tmp"]
+    for path in left + kept:
+        path.write_bytes(b"x")
+    RunDirectory(tmp_path, RunConfig()).close()
+    assert [path.exists() for path in left + kept] == [False, False, True, True, True]
+
+
+def test_a_run_begins_when_all_that_describes_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before config.yaml is there, the next attempt writes environment.json again."""
+
+    def killed(path: Path, text: str) -> None:
+        if path.name == "environment.json":
+            raise KeyboardInterrupt
+        path.write_text(text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nasb.training.run_directory.write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            RunDirectory(tmp_path, RunConfig())
+    RunDirectory(tmp_path, RunConfig()).close()
+    assert (tmp_path / "environment.json").exists()
+    assert (tmp_path / "config.yaml").exists()
+
+
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path, RunConfig())
     run.log({"stage": "pretrain", "epoch": 0, "train_loss": 1.0})

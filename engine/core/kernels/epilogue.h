@@ -1,7 +1,8 @@
 // What follows a sum, for any instruction set: scale and bias, residual, activation, then the float output and the
 // packed signs of every reader, all from registers. Included by isa_*.cpp only. F is a vector of floats:
 //   kLanes, load, store, load_part(p, n), store_part(p, v, n), +, *, negative_or(x, y): y where x < 0, else x,
-//   relu(x), below(x, t): one bit a lane, 1 where not x >= t.
+//   relu(x), below(x, t): a word from 32 / kLanes vectors, bit 1 where not x >= t; dots(counts, base): base - 2 n of
+//   16-bit counts n.
 #pragma once
 
 #include "isa.h"
@@ -11,14 +12,33 @@ namespace {
 
 enum { kNoScale, kBias, kScaleBias };
 
-template <class F, int kAffine, bool kResidual, int kRectify>
-void epilogue_rows(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel,
+// Where sums come from: floats, or counts of differing bits.
+template <class F>
+struct Sums {
+  const float* acc;
+  size_t stride;  // from a pixel to the next one
+  F at(int pixel, int lane) const { return F::load(acc + static_cast<size_t>(pixel) * stride + lane); }
+};
+template <class F>
+struct Counts {
+  const uint16_t* counts;  // [pixels][kBlock]
+  int rows;                // from a pixel to the next one
+  const float* base;       // [pixels]: the sum where no bit differs
+  F at(int pixel, int lane) const {
+    const size_t row = static_cast<size_t>(pixel) * rows;
+    return F::dots(counts + row * kBlock + lane, base[row]);
+  }
+};
+
+template <class F, int kAffine, bool kResidual, int kRectify, class Source>
+void epilogue_rows(const Epilogue& e, const Source source, int first_pixel, int pixel_count, int channel,
                    int channel_count) {
   constexpr int kLanes = F::kLanes, kVectors = 32 / kLanes;
   constexpr bool kScales = kAffine == kScaleBias, kShifts = kRectify == static_cast<int>(Rectify::kShiftedPrelu);
   constexpr bool kSlopes = kShifts || kRectify == static_cast<int>(Rectify::kPrelu);
-  for (int c = 0; c < channel_count; c += 32, acc += 32) {
+  for (int c = 0; c < channel_count; c += 32) {
     const int rest = channel_count - c, k = channel + c;
+    const int first = kResidual ? k % e.residual_channels : 0;
     // Parameters stay in registers, where there are enough of them, while the pixels pass.
     F scale[kVectors], bias[kVectors], shift_in[kVectors], slope[kVectors], shift_out[kVectors], threshold[kVectors];
     NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
@@ -32,11 +52,11 @@ void epilogue_rows(const Epilogue& e, const float* acc, int first_pixel, int pix
     }
     for (int p = 0; p < pixel_count; ++p) {
       const size_t row = static_cast<size_t>(first_pixel + p);
-      const float* residual = kResidual ? e.residual + row * e.channels + k : nullptr;
+      const float* residual = kResidual ? e.residual + row * e.residual_channels + first : nullptr;
       F v[kVectors];
       NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
         const int lane = g * kLanes;
-        F y = F::load(acc + static_cast<size_t>(p) * e.acc_stride + lane);
+        F y = source.at(p, c + lane);
         if (kScales) y = y * scale[g];
         if (kAffine != kNoScale) y = y + bias[g];
         if (kResidual) y = y + (rest >= 32 ? F::load(residual + lane) : F::load_part(residual + lane, rest - lane));
@@ -57,11 +77,9 @@ void epilogue_rows(const Epilogue& e, const float* acc, int first_pixel, int pix
       }
       for (int s = 0; s < e.sign_outputs; ++s) {
         const SignOutput& sign = e.signs[s];
-        uint32_t bits = 0;
-        NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
-          const F t = s == 0 ? threshold[g] : F::load(sign.threshold + k + g * kLanes);
-          bits |= static_cast<uint32_t>(F::below(v[g], t)) << (g * kLanes);
-        }
+        F other[kVectors];
+        if (s > 0) NASB_UNROLL for (int g = 0; g < kVectors; ++g) other[g] = F::load(sign.threshold + k + g * kLanes);
+        uint32_t bits = F::below(v, s == 0 ? threshold : other);
         if (rest < 32) bits &= (1u << rest) - 1;
         sign.words[row * sign.stride + k / 32] = bits;
       }
@@ -69,33 +87,47 @@ void epilogue_rows(const Epilogue& e, const float* acc, int first_pixel, int pix
   }
 }
 
-template <class F, int kAffine, bool kResidual>
-void epilogue_rectify(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel, int count) {
+template <class F, int kAffine, bool kResidual, class Source>
+void epilogue_rectify(const Epilogue& e, const Source& source, int first_pixel, int pixel_count, int channel,
+                      int count) {
   switch (e.rectify) {
     case Rectify::kNone:
-      return epilogue_rows<F, kAffine, kResidual, 0>(e, acc, first_pixel, pixel_count, channel, count);
+      return epilogue_rows<F, kAffine, kResidual, 0>(e, source, first_pixel, pixel_count, channel, count);
     case Rectify::kRelu:
-      return epilogue_rows<F, kAffine, kResidual, 1>(e, acc, first_pixel, pixel_count, channel, count);
+      return epilogue_rows<F, kAffine, kResidual, 1>(e, source, first_pixel, pixel_count, channel, count);
     case Rectify::kPrelu:
-      return epilogue_rows<F, kAffine, kResidual, 2>(e, acc, first_pixel, pixel_count, channel, count);
+      return epilogue_rows<F, kAffine, kResidual, 2>(e, source, first_pixel, pixel_count, channel, count);
     case Rectify::kShiftedPrelu:
-      return epilogue_rows<F, kAffine, kResidual, 3>(e, acc, first_pixel, pixel_count, channel, count);
+      return epilogue_rows<F, kAffine, kResidual, 3>(e, source, first_pixel, pixel_count, channel, count);
   }
+}
+
+template <class F, int kAffine, class Source>
+void epilogue_residual(const Epilogue& e, const Source& source, int first_pixel, int pixel_count, int channel,
+                       int count) {
+  if (e.residual) return epilogue_rectify<F, kAffine, true>(e, source, first_pixel, pixel_count, channel, count);
+  epilogue_rectify<F, kAffine, false>(e, source, first_pixel, pixel_count, channel, count);
 }
 
 template <class F>
 void epilogue(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel, int count) {
-  const int affine = e.scale ? kScaleBias : e.bias ? kBias : kNoScale;
-  if (e.residual) {
-    if (affine == kScaleBias)
-      return epilogue_rectify<F, kScaleBias, true>(e, acc, first_pixel, pixel_count, channel, count);
-    if (affine == kBias) return epilogue_rectify<F, kBias, true>(e, acc, first_pixel, pixel_count, channel, count);
-    return epilogue_rectify<F, kNoScale, true>(e, acc, first_pixel, pixel_count, channel, count);
-  }
-  if (affine == kScaleBias)
-    return epilogue_rectify<F, kScaleBias, false>(e, acc, first_pixel, pixel_count, channel, count);
-  if (affine == kBias) return epilogue_rectify<F, kBias, false>(e, acc, first_pixel, pixel_count, channel, count);
-  return epilogue_rectify<F, kNoScale, false>(e, acc, first_pixel, pixel_count, channel, count);
+  const Sums<F> sums{acc, static_cast<size_t>(e.acc_stride)};
+  if (e.scale) return epilogue_residual<F, kScaleBias>(e, sums, first_pixel, pixel_count, channel, count);
+  if (e.bias) return epilogue_residual<F, kBias>(e, sums, first_pixel, pixel_count, channel, count);
+  epilogue_residual<F, kNoScale>(e, sums, first_pixel, pixel_count, channel, count);
+}
+
+// The same from a binary convolution's sums [pixel_count][kSlice]; it has scale and bias always.
+template <class F>
+void epilogue_slice(const Epilogue& e, const float* sums, int first_pixel, int pixel_count, int channel, int count) {
+  epilogue_residual<F, kScaleBias>(e, Sums<F>{sums, kSlice}, first_pixel, pixel_count, channel, count);
+}
+
+// The same from counts [pixel_count * rows][kBlock] of differing bits.
+template <class F>
+void epilogue_counts(const Epilogue& e, const uint16_t* counts, int rows, const float* base, int first_pixel,
+                     int pixel_count, int channel, int count) {
+  epilogue_residual<F, kScaleBias>(e, Counts<F>{counts, rows, base}, first_pixel, pixel_count, channel, count);
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <cstdint>
+
 namespace nasb {
 namespace {
 
@@ -25,7 +27,14 @@ struct Floats {
   static Floats negative_or(Floats x, Floats y) {
     return {_mm512_mask_mov_ps(x.v, _mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_LT_OQ), y.v)};
   }
-  static int below(Floats x, Floats t) { return _mm512_cmp_ps_mask(x.v, t.v, _CMP_NGE_UQ); }
+  static Floats dots(const uint16_t* counts, float base) {
+    const __m512i n = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(counts)));
+    return {_mm512_fnmadd_ps(_mm512_set1_ps(2), _mm512_cvtepi32_ps(n), _mm512_set1_ps(base))};
+  }
+  static uint32_t below(const Floats* x, const Floats* t) {
+    const __mmask16 low = _mm512_cmp_ps_mask(x[0].v, t[0].v, _CMP_NGE_UQ);
+    return _mm512_kunpackw(_mm512_cmp_ps_mask(x[1].v, t[1].v, _CMP_NGE_UQ), low);
+  }
 };
 
 }  // namespace

@@ -15,6 +15,8 @@ namespace nasb {
 constexpr int kBlock = 64;
 // Channels whose words stand together in memory.
 constexpr int kSlice = 32;
+// Pixels of a work item, where it is not a number of pixel pairs.
+constexpr int kTilePixels = 56;
 
 // What happens to a channel's value after the sum, in this order; every rounding is one of plain fp32 (no fused
 // multiply-add), so that a fused step equals its parts run one by one:
@@ -34,13 +36,13 @@ constexpr int kMaxSignOutputs = 8;
 struct Epilogue {
   const float* scale = nullptr;     // null: 1. All parameters: [channels, padded to kBlock]
   const float* bias = nullptr;      // null: 0
-  const float* residual = nullptr;  // [pixels][channels]
+  const float* residual = nullptr;  // [pixels][residual_channels], which repeat: all channels, or a multiple of 32
+  int residual_channels = 0;
   Rectify rectify = Rectify::kNone;
   const float* shift_in = nullptr;
   const float* slope = nullptr;
   const float* shift_out = nullptr;
   float* output = nullptr;  // [pixels][output_stride], or null where only signs are read
-  int channels = 0;
   int acc_stride = kBlock;  // from a pixel's accumulators to the next one's
   int output_stride = 0;    // more than `channels` where the output is a slice of a concatenation
   int sign_outputs = 0;
@@ -57,13 +59,17 @@ struct LutLayer {
   int nibbles;  // of one output: run_count * run_length = taps * ceil(channels / 4)
 };
 
+// Pairs are neighbours, or the pixels of two runs, one to one. The counts' rows then are in the order of the pixels:
+// pair by pair, or run by run.
 struct LutTile {
   const uint16_t* const* pairs;  // [pair_count]: each pair's first code
   const float* base;             // [2 * pair_count]: the sum where no bit differs
   int pair_count;
-  int first_pixel;    // of the tile, in the output's flattened order
-  int pixel_count;    // 2 * pair_count, or one less
-  uint16_t* partial;  // scratch [lut_blocks][2 * pair_count][kBlock]
+  int first_pixel;  // of the tile or of the first run, in the output's flattened order
+  int pixel_count;
+  int second_pixel = -1;  // of the second run, or -1
+  int second_count = 0;
+  uint16_t* counts;  // scratch [lut_blocks][2 * pair_count][kBlock]
 };
 
 // A binary convolution by xor and popcount, as a tile of output pixels sees it.
@@ -75,7 +81,7 @@ struct WordLayer {
 
 struct WordTile {
   const uint32_t* const* pixels;    // [pixel_count]: each pixel's first word
-  const float* base;                // [pixel_count]: the sum where no bit differs
+  float base;                       // the sum where no bit differs
   const float* const* corrections;  // [pixel_count]: [kBlock] to add for the block, or null: see BinaryConv
   int pixel_count;
   int first_pixel;

@@ -29,7 +29,18 @@ struct Floats {
   static Floats negative_or(Floats x, Floats y) {
     return {_mm256_blendv_ps(x.v, y.v, _mm256_cmp_ps(x.v, _mm256_setzero_ps(), _CMP_LT_OQ))};
   }
-  static int below(Floats x, Floats t) { return _mm256_movemask_ps(_mm256_cmp_ps(x.v, t.v, _CMP_NGE_UQ)); }
+  static Floats dots(const uint16_t* counts, float base) {
+    const __m256i n = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(counts)));
+    return {_mm256_fnmadd_ps(_mm256_set1_ps(2), _mm256_cvtepi32_ps(n), _mm256_set1_ps(base))};
+  }
+  static uint32_t below(const Floats* x, const Floats* t) {
+    const auto mask = [&](int g) { return _mm256_castps_si256(_mm256_cmp_ps(x[g].v, t[g].v, _CMP_NGE_UQ)); };
+    // Packing takes 4 lanes of each vector in turn, for either half of the result.
+    const __m256i packed =
+        _mm256_packs_epi16(_mm256_packs_epi32(mask(0), mask(1)), _mm256_packs_epi32(mask(2), mask(3)));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_permutevar8x32_epi32(packed, order)));
+  }
 };
 
 struct Bytes {
@@ -44,9 +55,11 @@ struct Bytes {
   static void keep(Bytes& b) { asm("" : "+x"(b.v)); }
   Bytes shuffle(Bytes indices) const { return {_mm256_shuffle_epi8(v, indices.v)}; }
   Bytes add8(Bytes o) const { return {_mm256_add_epi8(v, o.v)}; }
+  Bytes sub8(Bytes o) const { return {_mm256_sub_epi8(v, o.v)}; }
   Bytes add16(Bytes o) const { return {_mm256_add_epi16(v, o.v)}; }
   Bytes sub16(Bytes o) const { return {_mm256_sub_epi16(v, o.v)}; }
   Bytes low_bytes() const { return {_mm256_and_si256(v, _mm256_set1_epi16(255))}; }
+  Bytes high_nibbles() const { return {_mm256_and_si256(v, _mm256_set1_epi8(-16))}; }
   template <int n>
   Bytes shift_right_16() const {
     return {_mm256_srli_epi16(v, n)};
@@ -56,14 +69,6 @@ struct Bytes {
     return {_mm256_slli_epi16(v, n)};
   }
   void store(uint8_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
-  // 16 counts n to floats base - 2 n.
-  void store_dots(float* to, float base) const {
-    const __m256 b = _mm256_set1_ps(base);
-    const __m256 low = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(v)));
-    const __m256 high = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm256_extracti128_si256(v, 1)));
-    _mm256_store_ps(to, _mm256_fnmadd_ps(_mm256_set1_ps(2), low, b));
-    _mm256_store_ps(to + 8, _mm256_fnmadd_ps(_mm256_set1_ps(2), high, b));
-  }
 };
 
 void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel,

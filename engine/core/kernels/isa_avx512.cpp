@@ -20,9 +20,11 @@ struct Bytes {
   static void keep(Bytes& b) { asm("" : "+v"(b.v)); }
   Bytes shuffle(Bytes indices) const { return {_mm512_shuffle_epi8(v, indices.v)}; }
   Bytes add8(Bytes o) const { return {_mm512_add_epi8(v, o.v)}; }
+  Bytes sub8(Bytes o) const { return {_mm512_sub_epi8(v, o.v)}; }
   Bytes add16(Bytes o) const { return {_mm512_add_epi16(v, o.v)}; }
   Bytes sub16(Bytes o) const { return {_mm512_sub_epi16(v, o.v)}; }
   Bytes low_bytes() const { return {_mm512_and_si512(v, _mm512_set1_epi16(255))}; }
+  Bytes high_nibbles() const { return {_mm512_and_si512(v, _mm512_set1_epi8(-16))}; }
   template <int n>
   Bytes shift_right_16() const {
     return {_mm512_srli_epi16(v, n)};
@@ -32,14 +34,6 @@ struct Bytes {
     return {_mm512_slli_epi16(v, n)};
   }
   void store(uint8_t* p) const { _mm512_storeu_si512(p, v); }
-  // 32 counts n to floats base - 2 n.
-  void store_dots(float* to, float base) const {
-    const __m512 b = _mm512_set1_ps(base);
-    const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(v)));
-    const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(v, 1)));
-    _mm512_store_ps(to, _mm512_fnmadd_ps(_mm512_set1_ps(2), low, b));
-    _mm512_store_ps(to + 16, _mm512_fnmadd_ps(_mm512_set1_ps(2), high, b));
-  }
 };
 
 void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel,

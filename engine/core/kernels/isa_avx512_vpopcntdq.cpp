@@ -12,49 +12,51 @@ namespace {
 
 constexpr int kLanes = 16;
 
-// Dots of P pixels and V vectors of channels into acc [P][kBlock].
-template <int P, int V>
-inline void word_micro(const WordLayer& layer, const uint32_t* const* pixels, const uint32_t* weights,
-                       const float* base, const float* const* corrections, int lane, float* acc) {
+// Dots of P pixels from pixel p on and V vectors of channels from `lane` on into acc [P][kSlice]. kFetch: the next
+// slice's weights, which stand behind this one's, are called into the cache by the way.
+template <int P, int V, bool kFetch>
+inline void word_micro(const WordLayer& layer, const WordTile& tile, const uint32_t* weights, int p, int lane,
+                       float* acc) {
   __m512i sum[P][V];
-  NASB_UNROLL for (int p = 0; p < P; ++p) NASB_UNROLL for (int v = 0; v < V; ++v) sum[p][v] = _mm512_setzero_si512();
+  NASB_UNROLL for (int i = 0; i < P; ++i) NASB_UNROLL for (int v = 0; v < V; ++v) sum[i][v] = _mm512_setzero_si512();
   const uint32_t* x[P];
-  NASB_UNROLL for (int p = 0; p < P; ++p) x[p] = pixels[p];
+  NASB_UNROLL for (int i = 0; i < P; ++i) x[i] = tile.pixels[p + i];
   const int32_t* const end = layer.offsets + layer.words;
   for (const int32_t* offset = layer.offsets; offset < end; ++offset, weights += kSlice) {
     const intptr_t at = *offset;
+    if (kFetch) {
+      const char* next = reinterpret_cast<const char*>(weights + static_cast<size_t>(layer.words) * kSlice);
+      _mm_prefetch(next, _MM_HINT_T0);
+      _mm_prefetch(next + 64, _MM_HINT_T0);
+    }
     __m512i w[V];
-    NASB_UNROLL for (int v = 0; v < V; ++v) w[v] = _mm512_loadu_si512(weights + v * kLanes);
-    NASB_UNROLL for (int p = 0; p < P; ++p) {
-      const __m512i a = _mm512_set1_epi32(static_cast<int>(x[p][at]));
-      NASB_UNROLL for (int v = 0; v < V; ++v) sum[p][v] =
-          _mm512_add_epi32(sum[p][v], _mm512_popcnt_epi32(_mm512_xor_si512(a, w[v])));
+    NASB_UNROLL for (int v = 0; v < V; ++v) w[v] = _mm512_load_si512(weights + v * kLanes);
+    NASB_UNROLL for (int i = 0; i < P; ++i) {
+      const __m512i a = _mm512_set1_epi32(static_cast<int>(x[i][at]));
+      NASB_UNROLL for (int v = 0; v < V; ++v) sum[i][v] =
+          _mm512_add_epi32(sum[i][v], _mm512_popcnt_epi32(_mm512_xor_si512(a, w[v])));
     }
   }
-  NASB_UNROLL for (int p = 0; p < P; ++p) NASB_UNROLL for (int v = 0; v < V; ++v) {
-    __m512 dot = _mm512_fnmadd_ps(_mm512_set1_ps(2), _mm512_cvtepi32_ps(sum[p][v]), _mm512_set1_ps(base[p]));
-    if (corrections[p]) dot = _mm512_add_ps(dot, _mm512_loadu_ps(corrections[p] + lane + v * kLanes));
-    _mm512_storeu_ps(acc + p * kBlock + v * kLanes, dot);
+  NASB_UNROLL for (int i = 0; i < P; ++i) {
+    const float* correction = tile.corrections[p + i];
+    NASB_UNROLL for (int v = 0; v < V; ++v) {
+      __m512 dot = _mm512_fnmadd_ps(_mm512_set1_ps(2), _mm512_cvtepi32_ps(sum[i][v]), _mm512_set1_ps(tile.base));
+      if (correction) dot = _mm512_add_ps(dot, _mm512_loadu_ps(correction + lane + v * kLanes));
+      _mm512_store_ps(acc + i * kSlice + v * kLanes, dot);
+    }
   }
-}
-
-template <int P, int V>
-inline int word_rows(const WordLayer& layer, const WordTile& tile, const uint32_t* weights, const Epilogue& e, int lane,
-                     int channel, int channel_count, int p) {
-  float acc[P * kBlock];
-  for (; p + P <= tile.pixel_count; p += P) {
-    word_micro<P, V>(layer, tile.pixels + p, weights, tile.base + p, tile.corrections + p, lane, acc);
-    epilogue<Floats>(e, acc, tile.first_pixel + p, P, channel, channel_count);
-  }
-  return p;
 }
 
 template <int V>
 void word_slice(const WordLayer& layer, const WordTile& tile, const uint32_t* weights, const Epilogue& e, int lane,
                 int channel, int channel_count) {
-  int p = word_rows<8, V>(layer, tile, weights, e, lane, channel, channel_count, 0);
-  p = word_rows<3, V>(layer, tile, weights, e, lane, channel, channel_count, p);
-  word_rows<1, V>(layer, tile, weights, e, lane, channel, channel_count, p);
+  alignas(64) float acc[kTilePixels * kSlice];
+  int p = 0;
+  if (tile.pixel_count >= 8) word_micro<8, V, true>(layer, tile, weights, p, lane, acc), p = 8;
+  for (; p + 8 <= tile.pixel_count; p += 8) word_micro<8, V, false>(layer, tile, weights, p, lane, acc + p * kSlice);
+  for (; p + 4 <= tile.pixel_count; p += 4) word_micro<4, V, false>(layer, tile, weights, p, lane, acc + p * kSlice);
+  for (; p < tile.pixel_count; ++p) word_micro<1, V, false>(layer, tile, weights, p, lane, acc + p * kSlice);
+  epilogue_slice<Floats>(e, acc, tile.first_pixel, tile.pixel_count, channel, channel_count);
 }
 
 void word_tile(const WordLayer& layer, const WordTile& tile, int block, const Epilogue& e, int channel,

@@ -29,9 +29,15 @@ struct Floats {
   static Floats max(Floats y, Floats x) { return {vmaxq_f32(y.v, x.v)}; }  // NaN in either gives NaN
   static Floats relu(Floats x) { return {vbslq_f32(vcltq_f32(x.v, vdupq_n_f32(0)), vdupq_n_f32(0), x.v)}; }
   static Floats negative_or(Floats x, Floats y) { return {vbslq_f32(vcltq_f32(x.v, vdupq_n_f32(0)), y.v, x.v)}; }
-  static int below(Floats x, Floats t) {
+  static Floats dots(const uint16_t* counts, float base) {
+    return {vfmsq_f32(vdupq_n_f32(base), vdupq_n_f32(2), vcvtq_f32_u32(vmovl_u16(vld1_u16(counts))))};
+  }
+  static uint32_t below(const Floats* x, const Floats* t) {
     const uint32_t weights[4] = {1, 2, 4, 8};
-    return static_cast<int>(vaddvq_u32(vandq_u32(vmvnq_u32(vcgeq_f32(x.v, t.v)), vld1q_u32(weights))));
+    uint32_t bits = 0;
+    for (int g = 0; g < 8; ++g)
+      bits |= vaddvq_u32(vandq_u32(vmvnq_u32(vcgeq_f32(x[g].v, t[g].v)), vld1q_u32(weights))) << (4 * g);
+    return bits;
   }
 };
 
@@ -46,9 +52,11 @@ struct Bytes {
   static void keep(Bytes& b) { asm("" : "+w"(b.v)); }
   Bytes shuffle(Bytes indices) const { return {vqtbl1q_u8(v, indices.v)}; }
   Bytes add8(Bytes o) const { return {vaddq_u8(v, o.v)}; }
+  Bytes sub8(Bytes o) const { return {vsubq_u8(v, o.v)}; }
   Bytes add16(Bytes o) const { return narrow(vaddq_u16(wide(v), wide(o.v))); }
   Bytes sub16(Bytes o) const { return narrow(vsubq_u16(wide(v), wide(o.v))); }
   Bytes low_bytes() const { return narrow(vandq_u16(wide(v), vdupq_n_u16(255))); }
+  Bytes high_nibbles() const { return {vandq_u8(v, vdupq_n_u8(240))}; }
   template <int n>
   Bytes shift_right_16() const {
     return narrow(vshrq_n_u16(wide(v), n));
@@ -58,12 +66,6 @@ struct Bytes {
     return narrow(vshlq_n_u16(wide(v), n));
   }
   void store(uint8_t* p) const { vst1q_u8(p, v); }
-  // 8 counts n to floats base - 2 n.
-  void store_dots(float* to, float base) const {
-    const float32x4_t b = vdupq_n_f32(base), two = vdupq_n_f32(2);
-    vst1q_f32(to, vfmsq_f32(b, two, vcvtq_f32_u32(vmovl_u16(vget_low_u16(wide(v))))));
-    vst1q_f32(to + 4, vfmsq_f32(b, two, vcvtq_f32_u32(vmovl_u16(vget_high_u16(wide(v))))));
-  }
 };
 
 void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel,

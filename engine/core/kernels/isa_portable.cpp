@@ -44,9 +44,9 @@ struct Floats {
     for (int i = 0; i < 8; ++i) y.v[i] = x.v[i] < 0 ? y.v[i] : x.v[i];
     return y;
   }
-  static int below(Floats x, Floats t) {
-    int bits = 0;
-    for (int i = 0; i < 8; ++i) bits |= !(x.v[i] >= t.v[i]) << i;
+  static uint32_t below(const Floats* x, const Floats* t) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 32; ++i) bits |= static_cast<uint32_t>(!(x[i / 8].v[i % 8] >= t[i / 8].v[i % 8])) << i;
     return bits;
   }
 };
@@ -81,7 +81,7 @@ void word_tile(const WordLayer& layer, const WordTile& tile, int block, const Ep
       }
       const float* correction = tile.corrections[p];
       for (int c = 0; c < kSlice; ++c)
-        acc[c] = tile.base[p] - 2.0f * static_cast<float>(count[c]) + (correction ? correction[lane + c] : 0.0f);
+        acc[c] = tile.base - 2.0f * static_cast<float>(count[c]) + (correction ? correction[lane + c] : 0.0f);
       const int channels = channel_count - lane < kSlice ? channel_count - lane : kSlice;
       epilogue<Floats>(e, acc, tile.first_pixel + p, 1, channel + lane, channels);
     }

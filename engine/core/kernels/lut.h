@@ -12,11 +12,12 @@
 //     T += S            bytewise:  T_even = le + 16 he,  T_odd = lo + 16 ho        (mod 256)
 //     H += S >> 4       16-bit shift, bytewise sum:  H_odd = ho,  H_even = he + 16 lo  (mod 256)
 // As long as each of le, he, lo, ho stays below 256 (63 nibbles of at most 4) they follow exactly:
-//     ho = H_odd;  lo = T_odd - 16 ho;  he = H_even - 16 lo;  le = T_even - 16 he      (mod 256).
+//     ho = H_odd;  lo = T_odd - 16 H_odd;  le = T_even - 16 H_even;  he = H_even - 16 lo      (mod 256),
+// the second of which needs no he, since 16 H_even = 16 he + 256 lo.
 // With n differing bits, dot = base - 2 n.
 //
-// B is a vector of bytes: kBytes, load, table(p): 16 bytes repeated, shuffle(table, indices), add8, shift_right_16<n>,
-// shift_left_16<n>, add16, sub16, low_bytes: & 255 in 16-bit lanes, store, to_floats: see isa_avx2.cpp.
+// B is a vector of bytes: kBytes, load, table(p): 16 bytes repeated, shuffle(table, indices), add8, sub8,
+// shift_right_16<n>, shift_left_16<n>, add16, sub16, low_bytes: & 255 in 16-bit lanes, high_nibbles: & 240, store.
 #pragma once
 
 #include "epilogue.h"
@@ -36,10 +37,11 @@ struct LutCounts {
 template <class B>
 inline LutCounts<B> lut_decode(B t, B h) {
   LutCounts<B> n;
-  n.odd[1] = h.template shift_right_16<8>();
-  n.odd[0] = t.template shift_right_16<8>().sub16(n.odd[1].template shift_left_16<4>()).low_bytes();
+  const B low = t.sub8(h.template shift_left_16<4>().high_nibbles());  // le and lo
+  n.even[0] = low.low_bytes();
+  n.odd[0] = low.template shift_right_16<8>();
   n.even[1] = h.sub16(n.odd[0].template shift_left_16<4>()).low_bytes();
-  n.even[0] = t.sub16(n.even[1].template shift_left_16<4>()).low_bytes();
+  n.odd[1] = h.template shift_right_16<8>();
   return n;
 }
 
@@ -65,14 +67,14 @@ struct LutChunk {
   int pieces = 0;
   int32_t offset[kLutChunk], count[kLutChunk];
   const uint8_t* weights;  // of the first nibble, first block
-  bool first, last;
+  bool first;
 };
 
-// Counts of a chunk for P pairs and V vectors (of one block or of several). `pairs`: codes of each pair. On the first
-// chunk partial sums are set, then added to; on the last they become dots in `acc` [blocks][2 P][kBlock].
+// Counts of a chunk for P pairs and V vectors (of one block or of several). `pairs`: codes of each pair. The first
+// chunk sets `counts`, the others add to them; `stride`: from a block's counts to the next one's.
 template <class B, int P, int V>
-inline void lut_micro(const LutLayer& layer, const LutChunk& chunk, const uint16_t* const* pairs, uint16_t* partial,
-                      size_t partial_stride, const float* base, float* acc) {
+inline void lut_micro(const LutLayer& layer, const LutChunk& chunk, const uint16_t* const* pairs, uint16_t* counts,
+                      size_t stride) {
   B t[P][V], h[P][V];
   NASB_UNROLL for (int p = 0; p < P; ++p) NASB_UNROLL for (int v = 0; v < V; ++v) t[p][v] = h[p][v] = B::zero();
   const uint8_t* table = layer.table;
@@ -113,55 +115,54 @@ inline void lut_micro(const LutLayer& layer, const LutChunk& chunk, const uint16
   NASB_UNROLL for (int p = 0; p < P; ++p) NASB_UNROLL for (int v = 0; v < V; ++v) {
     const LutCounts<B> n = lut_decode(t[p][v], h[p][v]);
     for (int pixel = 0; pixel < 2; ++pixel) {
-      uint16_t* row = partial + lut_block_of<B>(v) * partial_stride + (2 * p + pixel) * kBlock + lut_byte_of<B>(v);
+      uint16_t* row = counts + lut_block_of<B>(v) * stride + (2 * p + pixel) * kBlock + lut_byte_of<B>(v);
       B even = n.even[pixel], odd = n.odd[pixel];
       if (!chunk.first) {
         even = even.add16(B::load(reinterpret_cast<const uint8_t*>(row)));
         odd = odd.add16(B::load(reinterpret_cast<const uint8_t*>(row + kHalf)));
       }
-      if (chunk.last) {
-        float* to = acc + (lut_block_of<B>(v) * 2 * P + 2 * p + pixel) * kBlock + lut_byte_of<B>(v);
-        even.store_dots(to, base[2 * p + pixel]);
-        odd.store_dots(to + kHalf, base[2 * p + pixel]);
-      } else {
-        even.store(reinterpret_cast<uint8_t*>(row));
-        odd.store(reinterpret_cast<uint8_t*>(row + kHalf));
-      }
+      even.store(reinterpret_cast<uint8_t*>(row));
+      odd.store(reinterpret_cast<uint8_t*>(row + kHalf));
     }
   }
 }
 
-// P pairs at a time as long as there are as many; returns the first pair that is left.
-template <class B, class F, int P, int V>
-inline int lut_pairs(const LutLayer& layer, const LutTile& tile, const LutChunk& chunk, const Epilogue& e, int channel,
-                     int channel_count, int p) {
-  alignas(64) float acc[(lut_block_of<B>(V - 1) + 1) * 2 * P * kBlock];
-  const size_t stride = static_cast<size_t>(2) * tile.pair_count * kBlock;
-  for (; p + P <= tile.pair_count; p += P) {
-    lut_micro<B, P, V>(layer, chunk, tile.pairs + p, tile.partial + 2 * p * kBlock, stride, tile.base + 2 * p, acc);
-    if (!chunk.last) continue;
-    const int pixels = tile.pixel_count - 2 * p < 2 * P ? tile.pixel_count - 2 * p : 2 * P;
-    for (int c = 0; c < channel_count; c += kBlock)
-      epilogue<F>(e, acc + c / kBlock * 2 * P * kBlock, tile.first_pixel + 2 * p, pixels, channel + c,
-                  channel_count - c < kBlock ? channel_count - c : kBlock);
-  }
-  return p;
-}
-
-// V vectors of output channels, one block or several, for a tile of pixel pairs.
+// V vectors of output channels, one block or several, for a tile of pixel pairs: P pairs at a time as long as there are
+// as many. What follows the sums comes last, for the whole tile, with its parameters in registers.
 template <class B, class F, int P, int V>
 void lut_block(const LutLayer& layer, const LutTile& tile, int block, const Epilogue& e, int channel,
                int channel_count) {
   const int chunks = (layer.nibbles + kLutChunk - 1) / kLutChunk;
   const int triples = (layer.nibbles + 2) / 3;
+  const size_t stride = static_cast<size_t>(2) * tile.pair_count * kBlock;
   for (int i = 0; i < chunks; ++i) {
     const int begin = triples * i / chunks * 3;
     LutChunk chunk(layer, begin, i + 1 == chunks ? layer.nibbles : triples * (i + 1) / chunks * 3);
     chunk.weights = layer.weights + (static_cast<size_t>(block) * layer.nibbles + begin) * kBlock;
     chunk.first = i == 0;
-    chunk.last = i + 1 == chunks;
-    const int p = lut_pairs<B, F, P, V>(layer, tile, chunk, e, channel, channel_count, 0);
-    lut_pairs<B, F, 1, V>(layer, tile, chunk, e, channel, channel_count, p);
+    // The next chunk's weights are called into the cache by the way, some lines for each pair.
+    const int next = i + 1 == chunks ? 0 : (triples * (i + 2) / chunks - triples * (i + 1) / chunks) * 3;
+    const uint8_t* ahead = chunk.weights + static_cast<size_t>(triples * (i + 1) / chunks * 3 - begin) * kBlock;
+    const int lines = (next + tile.pair_count - 1) / tile.pair_count;
+    int p = 0;
+    for (; p + P <= tile.pair_count; p += P) {
+      for (int line = p * lines; line < (p + P) * lines; ++line)
+        for (int v = 0; v <= lut_block_of<B>(V - 1); ++v)
+          __builtin_prefetch(ahead + (static_cast<size_t>(v) * layer.nibbles + line) * kBlock);
+      lut_micro<B, P, V>(layer, chunk, tile.pairs + p, tile.counts + 2 * p * kBlock, stride);
+    }
+    for (; p < tile.pair_count; ++p)
+      lut_micro<B, 1, V>(layer, chunk, tile.pairs + p, tile.counts + 2 * p * kBlock, stride);
+  }
+  const bool runs = tile.second_pixel >= 0;
+  const int rows = runs ? 2 : 1;  // from a pixel to the next one of its run
+  for (int c = 0; c < channel_count; c += kBlock) {
+    const uint16_t* counts = tile.counts + c / kBlock * stride;
+    const int count = channel_count - c < kBlock ? channel_count - c : kBlock;
+    epilogue_counts<F>(e, counts, rows, tile.base, tile.first_pixel, tile.pixel_count, channel + c, count);
+    if (runs)
+      epilogue_counts<F>(e, counts + kBlock, rows, tile.base + 1, tile.second_pixel, tile.second_count, channel + c,
+                         count);
   }
 }
 

@@ -2,7 +2,9 @@
 
 import os
 import struct
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +45,14 @@ def _endings() -> frozenset[str]:
     return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in formats)
 
 
+@contextmanager
+def _without_size_warning() -> Iterator[None]:
+    """Let images of 89 to 179 million pixels pass without Pillow's warning; it refuses larger ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
 def load_image(path: str | os.PathLike[str]) -> Image.Image:
     """Read and decode one image file completely.
 
@@ -52,7 +62,7 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
         EngineError: the file is missing, truncated, not an image, or has 32-bit pixels of unknown range.
     """
     try:
-        with Image.open(path, formats=_formats()) as image:
+        with _without_size_warning(), Image.open(path, formats=_formats()) as image:
             image.load()
             return _to_8_bits(image)
     except FileNotFoundError as error:
@@ -60,7 +70,7 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
     except UnidentifiedImageError as error:
         raise EngineError(f'image "{Path(path)}" cannot be read: not an image that Pillow decodes') from error
     except _DAMAGED as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).rstrip(".")
         raise EngineError(f'image "{Path(path)}" cannot be read: {reason}; replace or remove it') from error
 
 

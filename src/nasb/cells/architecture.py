@@ -6,7 +6,8 @@
      "cells": {"layer1.0.conv1": {"edges": [{"from": 0, "to": "output", "operation": "bin_conv_3x3"}]}, ...}}
 
 Nodes are numbered from 0, the cell's input; "output" is the last. An edge that is not listed is "none"; a cell
-without edges is the hand-made one. Between two nodes there may be one free and one paid operation.
+without edges is the hand-made one. Between two nodes there may be one free and one paid operation. "keep_real", a list
+of wildcards of what the conversion leaves real, stands there only if there are any.
 """
 
 import json
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 OUTPUT = "output"
 KEYS = ("schema_version", "host", "options", "num_classes", "input_shape", "cell", "cells")
+OPTIONAL_KEYS = ("keep_real",)
 
 
 @dataclass(frozen=True, order=True)
@@ -76,6 +78,7 @@ class Architecture:
     input_shape: tuple[int, int, int]
     cell: CellConfig = field(default_factory=CellConfig)
     cells: Mapping[str, tuple[Edge, ...]]
+    keep_real: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object."""
@@ -95,6 +98,7 @@ class Architecture:
             "input_shape": list(self.input_shape),
             "cell": self.cell.to_dict(),
             "cells": cells,
+            **({"keep_real": list(self.keep_real)} if self.keep_real else {}),
         }
 
     @classmethod
@@ -105,7 +109,7 @@ class Architecture:
             UserError: it names the key and what is accepted there.
         """
         values = _mapping(values, where)
-        _check_keys(values, KEYS, where)
+        _check_keys(values, KEYS, where, OPTIONAL_KEYS)
         if type(values["schema_version"]) is not int or values["schema_version"] != SCHEMA_VERSION:
             raise UserError(
                 f"{where}: schema_version is {values['schema_version']!r}; this version of nasb reads {SCHEMA_VERSION}"
@@ -117,6 +121,9 @@ class Architecture:
             raise UserError(f"{where}: input_shape is {shape!r}; give [channels, height, width]")
         if not _is_count(values["num_classes"]):
             raise UserError(f"{where}: num_classes is {values['num_classes']!r}; give a whole number above 0")
+        keep_real = values.get("keep_real", [])
+        if not isinstance(keep_real, list) or not all(isinstance(pattern, str) for pattern in keep_real):
+            raise UserError(f"{where}: keep_real is {keep_real!r}; give a list of wildcards of layers' names")
         cell = CellConfig.from_dict(values["cell"], where)
         cells = {
             str(name): _read_cell(entry, cell.nodes, f"{where}: cells.{name}")
@@ -129,6 +136,7 @@ class Architecture:
             input_shape=(shape[0], shape[1], shape[2]),
             cell=cell,
             cells=cells,
+            keep_real=tuple(keep_real),
         )
 
     @classmethod
@@ -181,10 +189,10 @@ def _mapping(value: object, where: str) -> dict[str, Any]:
     return value
 
 
-def _check_keys(values: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
+def _check_keys(values: Mapping[str, Any], keys: tuple[str, ...], where: str, optional: tuple[str, ...] = ()) -> None:
     for key in values:
-        if key not in keys:
-            raise UserError(f"{where}: {unknown_name('key', key, keys)}")
+        if key not in (*keys, *optional):
+            raise UserError(f"{where}: {unknown_name('key', key, (*keys, *optional))}")
     for key in keys:
         if key not in values:
             raise UserError(f'{where}: the key "{key}" is missing')

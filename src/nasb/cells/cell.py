@@ -63,8 +63,9 @@ class Cell(nn.Module):
         shape: the convolution whose place it takes.
         config: options that all cells of the network share.
         edges: what stands on each edge; keys that are missing are "none".
-        shortcut: S, or None where the host keeps an addition of its own around the cell, or no shortcut is possible.
+        shortcut: S, or None where the host passes the input on around the cell, or no shortcut is possible.
         gain: start of gamma of the backbone; by default the config's branch_gain.
+        passed_by: what of the host passes the input on where there is no S: "addition", "concatenation", or nothing.
 
     Shapes: [N, in_channels, H, W] to [N, out_channels, H', W'].
     """
@@ -77,10 +78,13 @@ class Cell(nn.Module):
         shortcut: nn.Module | None,
         *,
         gain: float | None = None,
+        passed_by: str = "",
     ) -> None:
         super().__init__()
         self.shape, self.config = shape, config
-        self.shortcut = shortcut
+        self.shortcut, self.passed_by = shortcut, passed_by
+        self.calls = 1
+        """How often the network calls it for one image."""
         gain = (config.branch_gain if gain is None else gain) / config.bases
         self.backbone = nn.ModuleList(
             binary_branch(shape, config, shape.kernel_size, shape.padding, shape.dilation, shape.groups, gain)
@@ -195,6 +199,7 @@ def edge_shape(shape: ConvShape, source: int) -> ConvShape:
         out_channels=shape.out_channels,
         kernel_size=(3, 3),
         padding=(1, 1),
+        groups=shape.groups,
         in_size=shape.out_size,
     )
 

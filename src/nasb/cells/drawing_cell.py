@@ -11,7 +11,7 @@ from nasb.cells.adapt import Adapt, AvgMaxShortcut, ConvShape, ConvShortcut
 from nasb.cells.architecture import Architecture, Edge, prune
 from nasb.cells.cell import Cell, edge_shape
 from nasb.cells.drawing_canvas import GREY, Canvas, CellGraph, GraphStyle, level_of, text_width
-from nasb.cells.drawing_network import Network, block_adds, channels_text, shape_text
+from nasb.cells.drawing_network import Network, channels_text, shape_text
 from nasb.cells.operations import OPERATIONS
 
 MARGIN = 36.0
@@ -75,8 +75,11 @@ def _label(edge: Edge, shape: ConvShape, *, alive: bool) -> str:
 
 
 def _shortcut(cell: Cell, *, short: bool) -> str:
-    if cell.shortcut is None and block_adds(cell):
-        return "none, the host's residual block keeps its addition around the cell"
+    if cell.passed_by:
+        return {
+            "addition": "none, the host's residual block keeps its addition around the cell",
+            "concatenation": "none, the host concatenates what the cell's branch has read",
+        }[cell.passed_by]
     if cell.shortcut is None:
         return f"none, {cell.shape.in_channels} channels cannot be averaged to {cell.shape.out_channels}"
     if isinstance(cell.shortcut, ConvShortcut):

@@ -11,7 +11,7 @@ from itertools import groupby
 import torch.fx
 from torch import nn
 
-from nasb.cells.adapt import Adapt, AvgMaxShortcut, ConvShape, ConvShortcut
+from nasb.cells.adapt import AvgMaxShortcut, ConvShape, ConvShortcut
 from nasb.cells.architecture import Architecture, Edge, prune
 from nasb.cells.cell import Cell, edge_shape
 from nasb.cells.drawing_canvas import (
@@ -282,17 +282,11 @@ def _draw_panel(
     graph.draw_nodes([""] * (cell.config.nodes + 2), edges)
 
 
-def block_adds(cell: Cell) -> bool:
-    """Whether a cell without shortcut has none because its host's residual block adds around it.
-
-    Otherwise its channels cannot be adapted.
-    """
-    return Adapt.possible(cell.shape.in_channels, cell.shape.out_channels)
-
-
 def _short_shortcut(cell: Cell) -> str:
     if cell.shortcut is None:
-        return "the block's addition" if block_adds(cell) else "no shortcut"
+        return {"addition": "the block's addition", "concatenation": "the concatenation"}.get(
+            cell.passed_by, "no shortcut"
+        )
     if isinstance(cell.shortcut, ConvShortcut):
         return "real 1x1"
     if isinstance(cell.shortcut, AvgMaxShortcut):

@@ -5,7 +5,7 @@ ends in a batch norm whose gamma starts at `branch_gain`: without it a few ident
 cell, and the binary branches drown in it. Batch norms are folded at export.
 
 A free operation reads the node's real value, already adapted to the edge's shape; a paid one reads the node's signs
-and takes the stride and the change of channels as its own.
+and takes the stride, the change of channels and the groups as its own.
 """
 
 from collections.abc import Callable
@@ -107,17 +107,15 @@ def _binary_convolution(name: str, description: str, kernel: int, dilation: int)
         return vertical, horizontal
 
     def fits(shape: ConvShape) -> bool:
-        own = replace(
-            shape, kernel_size=(kernel, kernel), padding=padding(shape), dilation=(dilation, dilation), groups=1
-        )
+        own = replace(shape, kernel_size=(kernel, kernel), padding=padding(shape), dilation=(dilation, dilation))
         return min(padding(shape)) >= 0 and own.out_size == shape.out_size
 
     def build(shape: ConvShape, config: CellConfig) -> nn.Module:
-        return binary_branch(shape, config, (kernel, kernel), padding(shape), (dilation, dilation))
+        return binary_branch(shape, config, (kernel, kernel), padding(shape), (dilation, dilation), shape.groups)
 
     def bops(shape: ConvShape) -> int:
         height, width = shape.out_size
-        return height * width * shape.out_channels * shape.in_channels * kernel * kernel
+        return height * width * shape.out_channels * (shape.in_channels // shape.groups) * kernel * kernel
 
     OPERATIONS.register(name)(Operation(description=description, paid=True, build=build, bops=bops, fits=fits))
 

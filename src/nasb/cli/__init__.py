@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("nasb.cli.inference", "classes of images"),
     "bench": ("nasb.cli.exported", "speed of an exported file beside other engines"),
     "export": ("nasb.cli.deploy", "ONNX file of a trained network, one bit per binary weight"),
+    "shards": ("nasb.cli.shards", "pack a folder of images into tar files (WebDataset)"),
     "latency-table": ("nasb.cli.latency", "milliseconds of each operation of a search space on this device"),
     "summary": ("nasb.cli.inspection", "cost of a network, layer by layer"),
     "compare": ("nasb.cli.compare", "cost of several networks side by side, and their latency"),
@@ -40,10 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except UserError as error:
-        print(f"nasb: {_one_line(str(error))}", file=sys.stderr)
+        _tell(_one_line(str(error)), type(error).__name__)
         return 2
     except KeyboardInterrupt:
-        print("nasb: stopped", file=sys.stderr)
+        _tell("stopped", "KeyboardInterrupt")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has gone
@@ -60,6 +61,18 @@ def _run(arguments: list[str]) -> int:
         print(f"nasb {version('nasb')}")
         return 0
     return _find(arguments[0])(arguments[1:]) or 0
+
+
+def _tell(message: str, kind: str) -> None:
+    """Print an error's line; one of several ranks leaves it to what has launched them, or tells which it is."""
+    where = ""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from nasb.training.launch import leave_message
+
+        if leave_message(message, kind):
+            return
+        where = f"rank {os.environ['RANK']}: "
+    print(f"nasb: {where}{message}", file=sys.stderr)
 
 
 def _one_line(message: str) -> str:

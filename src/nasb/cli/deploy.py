@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nasb.cli.parsing import parser
+from nasb.cli.parsing import PLUGIN_HELP, parser
 
 if TYPE_CHECKING:
     from nasb.deploy import Export
@@ -19,7 +19,7 @@ def export_command(arguments: Sequence[str]) -> None:
     )
     p.add_argument("target", help="run directory or model.safetensors")
     p.add_argument("-o", "--output", type=str, required=True, help="FILE.onnx")
-    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
     if values.plugin is not None:
@@ -42,7 +42,7 @@ def _print(result: "Export") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     table = Table(box=None, pad_edge=False)
     table.add_column("part", overflow="fold")
     table.add_column("bytes", justify="right", no_wrap=True)

@@ -3,9 +3,11 @@
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasb.cli.matching import check_images
 from nasb.cli.parsing import parser
 from nasb.engine import engine_errors, engine_module
 from nasb.errors import UserError, unknown_name
@@ -40,27 +42,16 @@ def evaluate_exported(target: str, data: "ImageData", part: str) -> "Result":
     import torch
     import torch.nn.functional as F
 
+    from nasb.data import Preprocessing
     from nasb.training.evaluation import Score
 
     with engine_errors():
         session = engine_module("nasb_engine").Session(target)
-        steps = session.preprocessing
-        prepared = data.preprocessing
-        same = steps is None or (steps.channels, steps.size, steps.resize, steps.mean, steps.std) == (
-            *(prepared.channels, prepared.size, prepared.resize, prepared.mean, prepared.std),
-        )
-        if not same:
-            raise UserError(
-                f"{target}: was trained on images prepared as {steps}, but these are prepared as {prepared}; give "
-                "--data.image_size, --data.mean and --data.std to match"
-            )
         if session.output_shape != (data.num_classes,):
             raise UserError(f"{target}: has {session.output_shape} outputs; the data have {data.num_classes} classes")
-        if session.class_names and session.class_names != tuple(data.class_names):
-            raise UserError(
-                f"{target}: its classes are {', '.join(session.class_names[:5])}, ..., the data's "
-                f"{', '.join(data.class_names[:5])}, ..."
-            )
+        steps = session.preprocessing
+        trained_on = None if steps is None else Preprocessing.from_dict(asdict(steps))
+        check_images(target, trained_on, session.class_names, data)
         score = Score()
         for images, target_N in data.evaluation_batches(part):
             logits = torch.from_numpy(session.run(images.to(torch.float32).contiguous()))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasb.cli.exported import evaluate_exported, is_exported, predict_exported
-from nasb.cli.parsing import parser
+from nasb.cli.matching import check_images
+from nasb.cli.parsing import PLUGIN_HELP, parser
 from nasb.engine import engine_module
 from nasb.errors import UserError
 
@@ -34,7 +35,7 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     p.add_argument("--part", type=str, default="test", help=", ".join(PARTS))
     p.add_argument("--network", type=str, default=None, help="registered real network whose weights the target holds")
     p.add_argument("--option", action="append", default=[], help="key=value: an option of --network; repeatable")
-    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
     p.add_argument("--seed", type=int, default=0, help="seed of the validation split, where no run directory tells it")
     p.add_argument("--json", action="store_true", help="print JSON")
     p.add_class_arguments(DataConfig, "data")
@@ -62,15 +63,7 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     if values.network is None:
         model = _model(values.target)
         network = model.network
-        if model.preprocessing.to_dict() != data.preprocessing.to_dict():
-            raise UserError(
-                f"{values.target}: was trained on images prepared as {model.preprocessing}, but these are prepared as "
-                f"{data.preprocessing}; give --data.image_size, --data.mean and --data.std to match"
-            )
-        if model.class_names != data.class_names:
-            raise UserError(
-                f"{values.target}: its classes are {_names(model.class_names)}, the data's {_names(data.class_names)}"
-            )
+        check_images(values.target, model.preprocessing, model.class_names, data)
     else:
         from nasb.cli.inspection import parse_option
         from nasb.networks import create_host
@@ -89,10 +82,6 @@ def _print_result(result: "Result", part: str, as_json: bool) -> None:
         print(json.dumps({"part": part, "top1": result.top1, "loss": result.loss, "images": result.images}))
     else:
         print(f"{part}: Top-1 {result.top1:.2f}%, loss {result.loss:.4f}, {result.images:,} images")
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _data_of(target: str, asked: "DataConfig", given: bool, seed: int) -> "tuple[DataConfig, int]":
@@ -125,7 +114,7 @@ def predict_command(arguments: Sequence[str]) -> int | None:
     p.add_argument("target", help="run directory, model.safetensors, or model.onnx (run by the engine)")
     p.add_argument("images", nargs="+", help="image files")
     p.add_argument("--top", type=int, default=3, help="how many classes to print for each image")
-    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
     if values.top < 1:

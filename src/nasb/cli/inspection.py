@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasb.cli.parsing import parser
+from nasb.cli.parsing import PLUGIN_HELP, parser
 from nasb.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from nasb.cells.architecture import Architecture
 
 TARGET_HELP = "name of a registered network, architecture.json, model.safetensors, or run directory"
+NO_OPTIONS = {
+    "name": "the network's name in its place",
+    "num_classes": "--num-classes",
+    "input_shape": "--input-size",
+    "architecture": "the architecture.json in the network's place",
+}
+"""What create_network takes beside options, and how a command is told it."""
 
 
 def parse_size(text: str) -> tuple[int, int, int]:
@@ -58,13 +65,19 @@ def find_architecture(target: str) -> "Architecture | None":
         from nasb.model_file import load_model
 
         return load_model(path).architecture
+    if path.suffix == ".onnx":
+        raise UserError(f"{target}: is an exported file, whose layers are folded; give the run directory instead")
     if path.suffix == ".json" or path.is_file():
         return Architecture.load(path)
     return None
 
 
 def build_target(
-    target: str, input_size: str | None, options: Sequence[str], num_classes: int | None
+    target: str,
+    input_size: str | None,
+    options: Sequence[str],
+    num_classes: int | None,
+    keep_real: tuple[str, ...] = (),
 ) -> "tuple[nn.Module, tuple[int, int, int]]":
     """Return the network that a TARGET names, and its input shape.
 
@@ -77,7 +90,10 @@ def build_target(
     architecture = find_architecture(target)
     if architecture is None:
         made = dict(parse_option(option) for option in options)
-        network = create_network(target, num_classes=num_classes, input_shape=shape, **made)
+        for key, instead in NO_OPTIONS.items():
+            if key in made:
+                raise UserError(f"--option: {key} is no option of a network; give {instead}")
+        network = create_network(target, num_classes=num_classes, input_shape=shape, keep_real=keep_real, **made)
         return network, shape or host_defaults(target)[0]
     if options or num_classes is not None:
         raise UserError(f"{target}: --option and --num-classes are for registered names; the file has its own")
@@ -93,7 +109,7 @@ def summary_command(arguments: Sequence[str]) -> None:
     p.add_argument("--input-size", type=str, default=None, help="CHANNELSxHEIGHTxWIDTH; null: the network's own")
     p.add_argument("--num-classes", type=int, default=None, help="classes; null: the network's own")
     p.add_argument("--option", action="append", default=[], help="key=value, e.g. stem_stride=2 or bases=3; repeatable")
-    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
     p.add_argument(
         "--latency-table", type=str, default=None, help="predict milliseconds by it; null: the run directory's, if any"
     )
@@ -141,20 +157,24 @@ def _latency(target: str, given: str | None, network: "nn.Module", shape: tuple[
 def plan_command(arguments: Sequence[str]) -> None:
     """Print what conversion makes of a host."""
     p = parser("plan", "What conversion makes of each convolution of a host, and why.")
-    p.add_argument("host", help="registered host network")
+    p.add_argument("host", help="host network, torchvision/NAME, timm/NAME, or your own factory: file.py:function")
     p.add_argument("--input-size", type=str, default=None, help="CHANNELSxHEIGHTxWIDTH; null: the host's own")
     p.add_argument("--option", action="append", default=[], help="key=value; repeatable")
-    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--keep-real", action="append", default=[], help='what stays real, e.g. "layer4.*"; repeatable')
+    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
     _load_plugin(values.plugin)
-    from nasb.networks import host_defaults, is_rival
+    if ":" in values.host:
+        _load_plugin(values.host)
+    from nasb.networks import host_defaults, host_of, is_rival
     from nasb.networks.plan import plan_of
 
     host_defaults(values.host)  # raises for an unknown name
     if is_rival(values.host):
         raise UserError(f"{values.host}: is a hand-made binary network; nothing of it is converted")
-    network, _ = build_target(f"bireal_{values.host}", values.input_size, values.option, None)
+    keep = tuple(values.keep_real)
+    network, _ = build_target(f"bireal_{host_of(values.host)}", values.input_size, values.option, None, keep)
     plan = plan_of(network)
     print(json.dumps([vars(row) for row in plan.rows], indent=1) if values.json else str(plan))
 
@@ -165,7 +185,7 @@ def draw_command(arguments: Sequence[str]) -> None:
     p.add_argument("target", help=TARGET_HELP)
     p.add_argument("-o", "--output", type=str, required=True, help="FILE.svg or FILE.png")
     p.add_argument("--cell", type=str, default=None, help="draw this cell alone, e.g. layer1.0.conv1")
-    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
     values = p.parse_args(list(arguments))
     _load_plugin(values.plugin)
     from nasb.cells.draw import draw_architecture
@@ -178,12 +198,12 @@ def draw_command(arguments: Sequence[str]) -> None:
 def _registered_architecture(name: str) -> "Architecture":
     """Return the hand-made architecture of a registered name, so that it can be drawn."""
     from nasb.cells.architecture import Architecture
-    from nasb.networks import create_network, host_defaults, is_rival
+    from nasb.networks import create_network, host_defaults, host_of, is_rival
     from nasb.networks.plan import plan_of
 
     if is_rival(name):
         raise UserError(f"{name}: is a hand-made binary network without cells, so there is nothing to draw")
-    host = name.removeprefix("bireal_").removeprefix("nasb_")
+    host = host_of(name)
     shape, num_classes = host_defaults(name)
     plan = plan_of(create_network(f"bireal_{host}"))
     cells = dict.fromkeys(plan.becoming("cell"), ())
@@ -202,7 +222,8 @@ def list_command(arguments: Sequence[str]) -> None:
         raise UserError(unknown_name("list", values.kind, kinds))
     import fnmatch
 
-    entries = {n: text for n, text in _listing(values.kind).items() if fnmatch.fnmatchcase(n, values.pattern)}
+    listing = _listing(values.kind, values.pattern)
+    entries = {n: text for n, text in listing.items() if fnmatch.fnmatchcase(n, values.pattern)}
     if values.json:
         print(json.dumps(entries, indent=1))
         return
@@ -211,11 +232,11 @@ def list_command(arguments: Sequence[str]) -> None:
         print(f"{name.ljust(width)}  {text}".rstrip())
 
 
-def _listing(kind: str) -> dict[str, str]:
+def _listing(kind: str, pattern: str) -> dict[str, str]:
     if kind == "networks":
         from nasb.networks import describe_network, list_networks
 
-        return {name: describe_network(name) for name in list_networks()}
+        return {name: describe_network(name) for name in list_networks(pattern)}
     if kind == "operations":
         from nasb.cells.operations import OPERATIONS
 

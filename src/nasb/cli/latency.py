@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasb.cli.inspection import parse_option, parse_size
-from nasb.cli.parsing import parser
+from nasb.cli.parsing import PLUGIN_HELP, parser
 from nasb.engine import engine_errors, engine_module
 from nasb.errors import UserError, unknown_name
 
@@ -34,8 +34,9 @@ def latency_table_command(arguments: Sequence[str]) -> None:
         default=[],
         help="key=value: an option of the host or of the cells, e.g. stem_stride=2 or activation=prelu; repeatable",
     )
+    p.add_argument("--keep-real", action="append", default=[], help="network.keep_real of the run; repeatable")
     p.add_argument("--operations", type=str, default=None, help="candidates, separated by commas; null: all")
-    p.add_argument("--plugin", type=str, default=None, help="Python file that registers your own network")
+    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
     p.add_argument("--threads", type=int, default=1, help="threads of the engine; 0: as many as the process may use")
     p.add_argument("--repeats", type=int, default=100, help="rounds; each measures every operation once")
     p.add_argument("--kernel", type=str, default="", help='kernel of binary convolutions (nasb info); "": the best')
@@ -47,6 +48,10 @@ def latency_table_command(arguments: Sequence[str]) -> None:
         from nasb.plugin import load_plugin
 
         load_plugin(values.plugin)
+    if ":" in values.network:
+        from nasb.networks import register_factory
+
+        register_factory(values.network)
     from nasb.deploy import check_path
     from nasb.files import write_text
 
@@ -81,14 +86,13 @@ def _shapes(values: Any) -> dict[str, Any]:
     from nasb.cost.latency import SHAPES, VERSION, network_key, shapes_of
     from nasb.networks import create_host, host_defaults, is_rival
     from nasb.networks.convert import convert
-    from nasb.networks.registry import HOSTS
+    from nasb.networks.registry import find_host
 
     if is_rival(values.network):
         raise UserError(
             f"--network: {values.network} is a hand-made binary network: it has no operations to choose from"
         )
-    if values.network not in HOSTS:
-        raise UserError(f"--network: {unknown_name('host network', values.network, HOSTS)}")
+    known = find_host(values.network)
     own_shape, own_classes = host_defaults(values.network)
     shape = own_shape if values.input_size is None else parse_size(values.input_size)
     classes = own_classes if values.num_classes is None else values.num_classes
@@ -97,23 +101,24 @@ def _shapes(values: Any) -> dict[str, Any]:
     cell = CellConfig(**{key: value for key, value in given.items() if key in of_cell})
     options = {key: value for key, value in given.items() if key not in of_cell}
     for key in options:
-        if key not in HOSTS[values.network].options():
-            raise UserError(f"--option: {unknown_name('key', key, [*HOSTS[values.network].options(), *of_cell])}")
+        if not known.accepts(key):
+            raise UserError(f"--option: {unknown_name('key', key, [*known.options(), *of_cell])}")
     operations = None
     if values.operations is not None:
         operations = [name.strip() for name in values.operations.split(",") if name.strip()]
     host = create_host(values.network, num_classes=classes, in_channels=shape[0], options=options)
-    found = shapes_of(convert(host, shape, cell=cell), operations)
+    keep = tuple(values.keep_real)
+    found = shapes_of(convert(host, shape, cell=cell, keep_real=keep), operations)
     if not found.entries:
         raise UserError("--operations: no candidate fits this network")
 
     def packed(cells: "Mapping[str, Sequence[Edge]] | None" = None) -> str:
-        return _packed(convert(host, shape, cell=cell, cells=cells), shape)
+        return _packed(convert(host, shape, cell=cell, cells=cells, keep_real=keep), shape)
 
     return {
         "format": SHAPES,
         "version": VERSION,
-        "network": network_key(values.network, options, classes, shape, cell),
+        "network": network_key(values.network, options, classes, shape, cell, keep),
         "entries": found.entries,
         "backbone": {"file": packed()},
         "probes": {

@@ -1,6 +1,7 @@
 """What all commands share: parsers whose errors are one line, and the run's config from YAML and flags."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -10,7 +11,11 @@ from nasb.errors import UserError, unknown_name
 from nasb.recipes import recipe_path
 
 if TYPE_CHECKING:
+    import yaml
+
     from nasb.training.config import RunConfig
+
+PLUGIN_HELP = "Python file that registers your own networks, or a factory: file.py:function"
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -35,6 +40,8 @@ def run_parser(command: str, description: str) -> Parser:
     p = parser(command, description)
     p.add_argument("--config", action="config", help="YAML file with the keys below, or the name of a recipe")
     p.add_argument("--out", type=str, default=None, help="run directory")
+    p.add_argument("--devices", type=int, default=None, help="short for --hardware.devices")
+    p.add_argument("--nodes", type=int, default=None, help="short for --hardware.nodes")
     p.add_class_arguments(RunConfig, None)
     return p
 
@@ -54,14 +61,16 @@ def parse_run(command: str, description: str, arguments: Sequence[str]) -> "tupl
     out = _value(arguments, "--out")
     if out is not None and _value(arguments, "--config") is None and (Path(out) / "config.yaml").is_file():
         arguments = ["--config", str(Path(out) / "config.yaml"), *arguments]
-    config = _value(arguments, "--config")
-    if config is not None:
+    for config in _values(arguments, "--config"):
         check_yaml(Path(config))
     values = p.parse_args(arguments)
     if values.out is None:
         raise UserError(f"nasb {command}: --out is missing: give the run directory")
     made = p.instantiate(values)
     fields = {key: made[key] for key in RunConfig.__dataclass_fields__}
+    for key in ("devices", "nodes"):
+        if values[key] is not None:
+            fields["hardware"] = replace(fields["hardware"], **{key: values[key]})
     return RunConfig(**fields), Path(values.out)
 
 
@@ -76,13 +85,17 @@ def check_yaml(path: Path) -> None:
     from nasb.training.config import RunConfig
 
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        repeated = _repeated_key(yaml.compose(text, yaml.SafeLoader))
+        values = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: must be a mapping of keys, not {type(values).__name__}")
+    if repeated is not None:
+        raise UserError(f"{path}: the key {repeated} stands there twice; keep one of them")
     known = RunConfig().to_dict()
     for key, value in values.items():
         if key not in known:
@@ -97,13 +110,37 @@ def check_yaml(path: Path) -> None:
                     )
 
 
-def _value(arguments: Sequence[str], flag: str) -> str | None:
-    for index, argument in enumerate(arguments):
-        if argument.startswith(f"{flag}="):
-            return argument.split("=", 1)[1]
-        if argument == flag and index + 1 < len(arguments):
-            return arguments[index + 1]
+def _repeated_key(node: "yaml.Node | None", prefix: str = "") -> str | None:
+    """Return the first key that stands twice in one mapping, up to two levels deep; YAML's reader keeps the last."""
+    import yaml
+
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    seen = set()
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        if name in seen:
+            return name
+        seen.add(name)
+        inner = None if prefix else _repeated_key(value, f"{name}.")
+        if inner is not None:
+            return inner
     return None
+
+
+def _value(arguments: Sequence[str], flag: str) -> str | None:
+    return next(reversed(_values(arguments, flag)), None)
+
+
+def _values(arguments: Sequence[str], flag: str) -> list[str]:
+    """Return what is given to a flag, each time that it is given."""
+    found = []
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument.startswith(f"{flag}="):
+            found.append(argument.split("=", 1)[1])
+        elif argument == flag and following is not None:
+            found.append(following)
+    return found
 
 
 def _with_recipe_paths(arguments: list[str]) -> list[str]:

@@ -28,6 +28,11 @@ def finetune_command(arguments: Sequence[str]) -> None:
 
 def _run(command: str, description: str, arguments: Sequence[str], stage: str | None) -> None:
     config, out = parse_run(command, description, arguments)
+    from nasb.training.launch import is_launched, launch
+
+    if config.hardware.devices * config.hardware.nodes > 1 and not is_launched():
+        launch([command, *arguments], config.hardware, out)
+        return
     from nasb.training.pipeline import Pipeline
 
     with Pipeline(config, out) as pipeline:

@@ -44,8 +44,9 @@ Geometry = dict[str, str | int]
 
 
 def network_key(
-    host: str, options: Mapping[str, Any], num_classes: int, input_shape: Sequence[int], cell: CellConfig
-) -> dict[str, Any]:
+    host: str, options: Mapping[str, Any], num_classes: int, input_shape: Sequence[int], cell: CellConfig,
+    keep_real: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Return what a table says of the network that it was made for."""
     return {
         "host": host,
@@ -53,6 +54,7 @@ def network_key(
         "num_classes": num_classes,
         "input_shape": list(input_shape),
         "cell": {key: getattr(cell, key) for key in TIMED_OPTIONS},
+        **({"keep_real": list(keep_real)} if keep_real else {}),
     }
 
 
@@ -204,7 +206,8 @@ class LatencyTable:
         Raises:
             UserError: names the first difference, and how the right table is made.
         """
-        for key, value in wanted.items():
+        for key in dict.fromkeys((*wanted, "keep_real")):
+            value = wanted.get(key)
             if self.network.get(key) == value:
                 continue
             raise UserError(
@@ -266,6 +269,7 @@ def table_command(network: Mapping[str, Any]) -> str:
     default = network_key("", {}, 0, (), CellConfig())["cell"]
     options = {**network["options"], **{k: v for k, v in network["cell"].items() if v != default[k]}}
     flags = "".join(f" --option {key}={value}" for key, value in options.items())
+    flags += "".join(f" --keep-real '{pattern}'" for pattern in network.get("keep_real", ()))
     size = "x".join(map(str, network["input_shape"]))
     return (
         f"nasb latency-table --network {network['host']} --input-size {size} --num-classes {network['num_classes']}"

@@ -50,15 +50,21 @@ def _digits(config: "DataConfig") -> "Source":
 
 def _folder(config: "DataConfig") -> "Source":
     from nasb.data._folders import image_folder
+    from nasb.data._shards import holds_shards, sharded_images
 
-    return image_folder(str(config.root), validation=("val", "validation"), test="test")
+    root = str(config.root)
+    if holds_shards(root):
+        return sharded_images(root, test="test")
+    return image_folder(root, validation=("val", "validation"), test="test")
 
 
 def _imagenet(config: "DataConfig") -> "Source":
     from nasb.data._folders import image_folder
+    from nasb.data._shards import holds_shards, sharded_images
 
     # Published ImageNet numbers are measured on val/; so it is the test set here, and validation comes out of train/.
-    return image_folder(str(config.root), validation=(), test="val")
+    root = str(config.root)
+    return sharded_images(root, test="val") if holds_shards(root) else image_folder(root, validation=(), test="val")
 
 
 def _cifar(config: "DataConfig") -> "Source":
@@ -90,7 +96,7 @@ DATASETS.register("digits")(
 )
 DATASETS.register("folder")(
     DataSetEntry(
-        description="your own images: root/train/<class>/*, optionally root/val/<class>/* and root/test/<class>/*",
+        description="your own images: root/train/<class>/*, optionally root/val/ and root/test/; or their shards",
         image_size=224,
         channels=3,
         mean=_IMAGENET_MEAN,
@@ -101,7 +107,7 @@ DATASETS.register("folder")(
 )
 DATASETS.register("imagenet")(
     DataSetEntry(
-        description="ImageNet (ILSVRC 2012): root/train/<wnid>/* and root/val/<wnid>/*, where val/ is the test set",
+        description="ImageNet (ILSVRC 2012): root/train/<wnid>/*, root/val/<wnid>/* (the test set); or their shards",
         image_size=224,
         channels=3,
         mean=_IMAGENET_MEAN,

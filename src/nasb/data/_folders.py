@@ -25,6 +25,8 @@ def image_folder(root: str, *, validation: tuple[str, ...], test: str) -> Source
     """
     folder = existing_folder(root)
     if not (folder / "train").is_dir():
+        if any(folder.glob("*.tar")):
+            raise UserError(f'data.root "{root}" holds shards without an index; write it: nasb shards --index {root}')
         raise UserError(f'data.root "{root}" has no folder train/; put the training images into train/<class>/')
     class_names = _class_names(folder / "train")
     if len(class_names) < 2:

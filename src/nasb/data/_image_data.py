@@ -72,8 +72,20 @@ class ImageData:
             return size // self._batch_size
         return -(-size // self._batch_size)
 
+    def images_per_step(self, part: str) -> int:
+        """Return the number of images in one training batch of a part, over all processes."""
+        return min(self._batch_size, self.size(part))
+
     def train_batches(
-        self, part: str, *, seed: int, epoch: int, start_step: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        part: str,
+        *,
+        seed: int,
+        epoch: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one epoch of shuffled, varied batches from `start_step` on.
 
@@ -89,6 +101,7 @@ class ImageData:
             start_step: number of the first batch to yield, from 0.
             rank: number of this process; it gets its slice of each batch.
             world_size: number of processes.
+            device: where the batches are to be; images go there as bytes and are normalized there.
         Returns:
             Iterator of (images fp32 [N, C, H, W], classes int64 [N]).
         Raises:
@@ -102,7 +115,7 @@ class ImageData:
         numbers_N, steps = self._some_numbers(part), self.steps_per_epoch(part)
         if epoch < 0 or not 0 <= start_step <= steps:
             raise ValueError(f"epoch {epoch}, start_step {start_step}: must be >= 0, and at most {steps} steps")
-        size = min(self._batch_size, len(numbers_N))
+        size = self.images_per_step(part)
         if size < world_size:
             raise UserError(f"data.batch_size: a batch of {size} images cannot be shared by {world_size} processes")
         order_N = numbers_N[shuffled(len(numbers_N), seed, "shuffle", part, epoch)]
@@ -116,12 +129,17 @@ class ImageData:
             for pixels_NCHW, batch_N, bits_N in zip(images, index_batches, bits_batches, strict=True):
                 if isinstance(augmentation, ShiftFlip):
                     pixels_NCHW = augmentation(pixels_NCHW, bits_N)  # noqa: PLW2901
-                yield self.preprocessing.normalize(pixels_NCHW), torch.from_numpy(pool.targets[batch_N])
+                yield self._placed(pixels_NCHW, pool.targets[batch_N], device)
 
         return iterate()
 
     def evaluation_batches(
-        self, part: str, batch_size: int | None = None, rank: int = 0, world_size: int = 1
+        self,
+        part: str,
+        batch_size: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every image of a part once, in a fixed order, as `preprocessing` gives it.
 
@@ -132,6 +150,7 @@ class ImageData:
             batch_size: images in a batch over all processes; by default ``data.batch_size``.
             rank: number of this process; it gets its slice of each batch, and no batch where that is empty.
             world_size: number of processes.
+            device: where the batches are to be; images go there as bytes and are normalized there.
         Returns:
             Iterator of (images fp32 [N, C, H, W], classes int64 [N]).
         Raises:
@@ -150,9 +169,13 @@ class ImageData:
 
         def iterate() -> Iterator[tuple[Tensor, Tensor]]:
             for pixels_NCHW, batch_N in zip(pool.batches(index_batches, (), None), index_batches, strict=True):
-                yield self.preprocessing.normalize(pixels_NCHW), torch.from_numpy(pool.targets[batch_N])
+                yield self._placed(pixels_NCHW, pool.targets[batch_N], device)
 
         return iterate()
+
+    def _placed(self, pixels_NCHW: Tensor, targets_N: Integers, device: torch.device | None) -> tuple[Tensor, Tensor]:  # noqa: N803
+        images = self.preprocessing.normalize(pixels_NCHW.to(device))
+        return images, torch.from_numpy(targets_N).to(device)
 
     def describe(self) -> str:
         """Return one line: name, classes, input, images in each part, where they are, how many were unreadable."""

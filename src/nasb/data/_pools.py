@@ -15,7 +15,7 @@ from torch import Tensor
 from nasb.data._augmentation import CropResizeFlip
 from nasb.data._draws import Bits
 from nasb.data._preprocessing import Preprocessing
-from nasb.data._reading import load_image
+from nasb.data._reading import Place, load_image
 from nasb.data._sources import ArrayImages, FileImages, Integers, Pixels
 from nasb.data._workers import in_order
 from nasb.errors import UserError
@@ -125,7 +125,7 @@ class _BatchReader:
     With `exact`, a batch with an image that is not of the network's size is an empty one.
     """
 
-    paths: Sequence[str]
+    paths: Sequence[Place]
     preprocessing: Preprocessing
     index_batches: Sequence[Integers]
     bits_batches: Sequence[Bits]
@@ -147,7 +147,7 @@ class _BatchReader:
         return torch.from_numpy(pixels_NCHW)
 
 
-def _read(path: str) -> Image.Image:
+def _read(path: Place) -> Image.Image:
     try:
         return load_image(path)
     except UserError as error:

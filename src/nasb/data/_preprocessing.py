@@ -85,7 +85,7 @@ class Preprocessing:
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Return uint8 pixels [..., C, H, W] as the network's input, fp32 of the same shape."""
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        mean, std = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
 
     def to_dict(self) -> dict[str, Any]:

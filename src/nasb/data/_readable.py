@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasb.data._reading import load_image
+from nasb.data._reading import Place, load_image
 from nasb.data._sources import FileImages
 from nasb.data._workers import in_order
 from nasb.errors import UserError
@@ -29,7 +29,7 @@ def leave_out_unreadable(
     for part, images in parts.items():
         pieces = -(-len(images.paths) // _PIECE)
         readable = torch.cat(list(in_order(_Check(images.paths), pieces, workers))).numpy()
-        lost += [images.paths[index] for index in np.flatnonzero(~readable).tolist()]
+        lost += [str(images.paths[index]) for index in np.flatnonzero(~readable).tolist()]
         left_C = np.bincount(images.targets[readable], minlength=len(class_names))
         if left_C.min() == 0:
             name = class_names[int(left_C.argmin())]
@@ -46,13 +46,13 @@ def leave_out_unreadable(
 
 @dataclass(frozen=True)
 class _Check:
-    paths: Sequence[str]
+    paths: Sequence[Place]
 
     def __call__(self, piece: int) -> Tensor:
         return torch.tensor([_can_be_read(path) for path in self.paths[piece * _PIECE : (piece + 1) * _PIECE]])
 
 
-def _can_be_read(path: str) -> bool:
+def _can_be_read(path: Place) -> bool:
     try:
         load_image(path)
     except UserError:

@@ -1,13 +1,17 @@
-"""Image files: which there are, and their pixels."""
+"""Image files, and images within tar files: which there are, and their pixels."""
 
 import os
 import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from nasb.data._members import Member
 from nasb.errors import UserError
 
 # Formats that Pillow recognizes but does not decode itself; EPS would even start another program (Ghostscript).
@@ -29,6 +33,9 @@ _DAMAGED = (
 )
 
 
+Place = str | os.PathLike[str] | Member
+
+
 @cache
 def _known_formats() -> tuple[str, ...]:
     Image.preinit()  # the common formats, to be tried first
@@ -43,8 +50,18 @@ def known_extensions() -> frozenset[str]:
     return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in formats)
 
 
-def load_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Read and decode one image file completely.
+@contextmanager
+def _opened(place: Place) -> Iterator[Image.Image]:
+    """Open an image without decoding it. Images of 89 to 179 million pixels pass; Pillow refuses larger ones."""
+    file = place.open() if isinstance(place, Member) else place
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(file, formats=_known_formats()) as image:
+            yield image
+
+
+def load_image(path: Place) -> Image.Image:
+    """Read and decode one image completely.
 
     Returns:
         An image with 8 bits per channel; 16-bit grey is scaled to 8 bits. Orientation tags are not applied, as in
@@ -53,26 +70,30 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
         UserError: the file is missing, truncated, not an image, or has 32-bit pixels of unknown range.
     """
     try:
-        with Image.open(path, formats=_known_formats()) as image:
+        with _opened(path) as image:
             image.load()
             return _to_8_bits(image)
     except FileNotFoundError as error:
-        raise UserError(f'image "{Path(path)}" does not exist') from error
+        raise UserError(f'image "{_name(path)}" does not exist') from error
     except UnidentifiedImageError as error:
-        raise UserError(f'image "{Path(path)}" cannot be read: not an image that Pillow decodes') from error
+        raise UserError(f'image "{_name(path)}" cannot be read: not an image that Pillow decodes') from error
     except _DAMAGED as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f'image "{Path(path)}" cannot be read: {reason}; replace or remove it') from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).rstrip(".")
+        raise UserError(f'image "{_name(path)}" cannot be read: {reason}; replace or remove it') from error
 
 
-def image_side(path: str) -> tuple[int, int]:
+def _name(path: Place) -> str:
+    return str(path) if isinstance(path, Member) else str(Path(path))
+
+
+def image_side(path: Place) -> tuple[int, int]:
     """Return (width, height) in pixels from a file's header, without decoding it.
 
     Raises:
         UserError: the header cannot be read.
     """
     try:
-        with Image.open(path, formats=_known_formats()) as image:
+        with _opened(path) as image:
             return image.size
     except _DAMAGED:
         return load_image(path).size  # says what is wrong

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nasb.data._members import Members
+
 Integers = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
 
@@ -27,14 +29,16 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images that are files, not read yet."""
+    """Images that are files, or stand in tar files, not read yet."""
 
-    paths: Sequence[str]
+    paths: Sequence[str] | Members
     targets: Integers
     """Class number of each image."""
 
     def take(self, indices: npt.NDArray[Any]) -> "FileImages":
         """Return the images at `indices`, in that order."""
+        if isinstance(self.paths, Members):
+            return FileImages(self.paths.take(indices), self.targets[indices])
         return FileImages([self.paths[index] for index in indices], self.targets[indices])
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from nasb.binary import (
     AbcConv2d,
@@ -23,7 +24,7 @@ from nasb.deploy.packing import pack_signs
 from nasb.deploy.step import Step, layer
 
 
-@layer(nn.Dropout, nn.Dropout1d, nn.Dropout2d)
+@layer(nn.Dropout, nn.Dropout1d, nn.Dropout2d, StochasticDepth)
 def dropout(step: Step) -> str:
     """Nothing, in evaluation."""
     return step.x
@@ -244,6 +245,15 @@ def reshape(step: Step) -> str:
     if len(step.out_shape) == 2:
         return step.emit("Flatten", step.x, axis=1)
     return step.emit("Reshape", step.x, step.graph.integers(0, *step.out_shape[1:]))
+
+
+@layer(nn.ZeroPad2d)
+def zero_pad(step: Step) -> str:
+    """Pad."""
+    left, right, top, bottom = step.module.padding
+    if min(step.module.padding) < 0:
+        raise step.refusal(f"pads by {step.module.padding}; the file holds no cropping by it")
+    return step.emit("Pad", step.x, step.graph.integers(0, 0, top, left, 0, 0, bottom, right), mode="constant")
 
 
 @layer(Adapt)

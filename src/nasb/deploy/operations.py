@@ -1,6 +1,6 @@
 """Lowering of functions and methods on tensors (``x + y``, ``F.relu``, ``x.view``), as they stand between layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.fx
@@ -80,8 +80,29 @@ def multiply(step: Step) -> str:
     return _with_two(step, "Mul")
 
 
-def _with_two(step: Step, operator: str) -> str:
+@operation("sub")
+def subtract(step: Step) -> str:
+    """Add of the negative, which Mul makes of a tensor."""
     operands = step.node.args
+    if len(operands) == 2 and isinstance(operands[1], int | float):
+        return _with_two(step, "Add", (operands[0], -operands[1]))
+    if len(operands) != 2 or any(step.trace.shapes.get(x) != step.out_shape for x in operands):  # type: ignore[arg-type]
+        raise step.refusal("subtracts; the file holds this for two values of one shape, or a value and a number")
+    negative = step.emit("Mul", _operand(step, operands[1]), step.graph.number(-1.0))
+    return step.emit("Add", _operand(step, operands[0]), negative)
+
+
+@operation("truediv", "div")
+def divide(step: Step) -> str:
+    """Mul by the inverse of a number."""
+    operands = step.node.args
+    if len(operands) != 2 or step.node.kwargs or not isinstance(operands[1], int | float) or operands[1] == 0:
+        raise step.refusal("divides; the file holds this for a value and a number")
+    return _with_two(step, "Mul", (operands[0], 1 / operands[1]))
+
+
+def _with_two(step: Step, operator: str, operands: Sequence[Any] = ()) -> str:
+    operands = operands or step.node.args
     if len(operands) != 2 or step.node.kwargs:
         raise step.refusal(f"has other arguments than two operands: {dict(step.node.kwargs)}")
     # The operand of the result's shape stands first; the other one may be [N, C, 1, 1], or a constant.

@@ -1,5 +1,6 @@
 """Hosts (plain real CNNs), convert(): host to binary or searchable network, and the registry of both."""
 
+from nasb.networks.families import register_factory
 from nasb.networks.registry import (
     HOSTS,
     build_architecture,
@@ -7,6 +8,7 @@ from nasb.networks.registry import (
     create_network,
     describe_network,
     host_defaults,
+    host_of,
     is_rival,
     list_networks,
     register_host,
@@ -19,7 +21,9 @@ __all__ = [
     "create_network",
     "describe_network",
     "host_defaults",
+    "host_of",
     "is_rival",
     "list_networks",
+    "register_factory",
     "register_host",
 ]

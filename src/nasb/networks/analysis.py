@@ -1,147 +1,19 @@
-"""What convert() sees in a host: the traced graph, its convolutions, units and residual additions.
+"""What convert() sees in a traced host: its convolutions, units, residual additions and dense concatenations.
 
 A unit is a convolution with the batch norm and the activation that follow it and read nothing else. A residual
 addition joins a branch (the side with the k x k convolutions) and a shortcut (nothing, padding, pooling, or one 1x1
-convolution) that fork from one node.
+convolution) that fork from one node. A concatenation is dense where it holds what a branch of it has read.
 """
 
-import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.fx
-import torch.nn.functional as F
 from torch import nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from nasb.cells.adapt import ConvShape
 from nasb.errors import UserError
-from nasb.networks.resnet_cifar import OptionAShortcut
-
-ACTIVATION_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Hardswish, nn.SiLU, nn.GELU, nn.ELU, nn.Tanh,
-)  # fmt: skip
-ACTIVATION_FUNCTIONS = {
-    F.relu, torch.relu, F.relu6, F.leaky_relu, F.hardtanh, F.hardswish, F.silu, F.gelu, F.elu, torch.tanh, F.relu_,
-    torch.relu_,
-}  # fmt: skip
-ADDITIONS = {operator.add, operator.iadd, torch.add}
-PASSING_MODULES = (
-    nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Dropout2d, nn.Identity,
-    nn.Flatten, OptionAShortcut,
-)  # fmt: skip
-PASSING_FUNCTIONS = {
-    F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.dropout, F.pad, torch.flatten,
-    torch.mean, torch.cat, operator.getitem, operator.mul, torch.mul, torch.sigmoid, F.hardsigmoid, F.softmax,
-    F.log_softmax, getattr,
-    torch.max_pool2d, torch.adaptive_avg_pool1d,
-}  # fmt: skip
-SHAPING_FUNCTIONS = {F.pad, F.avg_pool2d, F.max_pool2d, torch.max_pool2d, operator.getitem}
-MAX_POOLING = (F.max_pool2d, F.adaptive_max_pool2d, torch.max_pool2d)
-OTHER_MODULES = (nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.LogSoftmax)
-METHODS = {
-    "relu",
-    "relu_",
-    "add",
-    "add_",
-    "flatten",
-    "view",
-    "reshape",
-    "mean",
-    "size",
-    "contiguous",
-    "squeeze",
-    "tanh",
-}
-
-
-class _Tracer(torch.fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, OptionAShortcut) or super().is_leaf_module(m, module_qualified_name)
-
-
-def trace(host: nn.Module, input_shape: tuple[int, int, int]) -> torch.fx.GraphModule:
-    """Trace a host and write every node's shape into it.
-
-    Raises:
-        UserError: the host's forward cannot be traced or run at that input shape, or has something that is not known.
-    """
-    kind = type(host).__name__
-    try:
-        graph = _Tracer().trace(host)
-    except Exception as error:
-        raise UserError(f"convert: {kind} cannot be traced by torch.fx: {_first_line(error)}") from None
-    traced = torch.fx.GraphModule(host, graph)
-    refuse_unknown(traced)
-    _dropout_as_layers(traced)
-    training = traced.training
-    traced.eval()
-    try:
-        with torch.no_grad():
-            ShapeProp(traced).propagate(torch.zeros(1, *input_shape))
-    except Exception as error:
-        raise UserError(
-            f"convert: {kind} does not run on an input of shape {input_shape}: {_first_line(error)}"
-        ) from None
-    finally:
-        traced.train(training)
-    return traced
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def refuse_unknown(traced: torch.fx.GraphModule) -> None:
-    """Refuse, by name, every layer and operation that convert() does not know.
-
-    Raises:
-        UserError: names the layer.
-    """
-    known_modules = (*ACTIVATION_MODULES, *PASSING_MODULES, *OTHER_MODULES)
-    known_functions = ACTIVATION_FUNCTIONS | ADDITIONS | PASSING_FUNCTIONS
-    for node in traced.graph.nodes:
-        if node.op == "call_module":
-            layer = traced.get_submodule(str(node.target))
-            if not isinstance(layer, known_modules):
-                names = ", ".join(sorted(module.__name__ for module in known_modules))
-                raise UserError(
-                    f"convert: layer {node.target} is a {type(layer).__name__}, which is not known; known: {names}"
-                )
-        elif (node.op == "call_function" and node.target not in known_functions) or (
-            node.op == "call_method" and node.target not in METHODS
-        ):
-            name = getattr(node.target, "__name__", str(node.target))
-            raise UserError(f"convert: the operation {name} (node {node.name}) of the host's forward is not known")
-        elif node.op in ("call_function", "call_method") and not node.users:
-            raise UserError(
-                f"convert: the result of {node.name} is not used; where it works in place, write x = {node.name}(x)"
-            )
-        elif node.target in ADDITIONS and node.kwargs:
-            raise UserError(
-                f"convert: the addition {node.name} has the arguments {dict(node.kwargs)}; only x + y is known"
-            )
-        elif node.op == "get_attr":
-            raise UserError(
-                f"convert: the host's forward reads the tensor {node.target}, which is not in a known layer"
-            )
-
-
-def _dropout_as_layers(traced: torch.fx.GraphModule) -> None:
-    """Make a layer of each functional dropout: tracing has fixed its `training` to what it was at that moment."""
-    for node in list(traced.graph.nodes):
-        if node.op == "call_function" and node.target is F.dropout:
-            probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-            name = f"{node.name}_layer"
-            while hasattr(traced, name):
-                name += "_"
-            traced.add_submodule(name, nn.Dropout(float(probability)))
-            with traced.graph.inserting_after(node):
-                layer = traced.graph.call_module(name, (node.all_input_nodes[0],))
-            node.replace_all_uses_with(layer)
-            traced.graph.erase_node(node)
-    traced.recompile()
+from nasb.networks import known
 
 
 def module_of(traced: torch.fx.GraphModule, node: torch.fx.Node) -> nn.Module | None:
@@ -154,42 +26,48 @@ def is_conv(traced: torch.fx.GraphModule, node: torch.fx.Node) -> bool:
     return isinstance(module_of(traced, node), nn.Conv2d)
 
 
+def holds_weights(traced: torch.fx.GraphModule, node: torch.fx.Node) -> bool:
+    """Whether the node is a convolution or a linear layer, or a layer that is kept as it is and has some inside."""
+    layer = module_of(traced, node)
+    return layer is not None and any(isinstance(part, nn.Conv2d | nn.Linear) for part in layer.modules())
+
+
 def is_activation(traced: torch.fx.GraphModule, node: torch.fx.Node) -> bool:
     """Whether the node is an activation of the host."""
     if node.op == "call_function":
-        return node.target in ACTIVATION_FUNCTIONS
+        return node.target in known.ACTIVATION_FUNCTIONS
     if node.op == "call_method":
-        return node.target in {"relu", "relu_", "tanh"}
-    return isinstance(module_of(traced, node), ACTIVATION_MODULES)
+        return node.target in known.ACTIVATION_METHODS
+    return isinstance(module_of(traced, node), known.ACTIVATION_MODULES)
 
 
 def is_max_pooling(traced: torch.fx.GraphModule, node: torch.fx.Node) -> bool:
     """Whether the node is max pooling."""
-    return (node.op == "call_function" and node.target in MAX_POOLING) or isinstance(
+    return (node.op == "call_function" and node.target in known.MAX_POOLING) or isinstance(
         module_of(traced, node), nn.MaxPool2d | nn.AdaptiveMaxPool2d
     )
 
 
 def is_addition(node: torch.fx.Node) -> bool:
     """Whether the node adds two tensors."""
-    named = (node.op == "call_function" and node.target in ADDITIONS) or (
-        node.op == "call_method" and node.target in {"add", "add_"}
+    named = (node.op == "call_function" and node.target in known.ADDITIONS) or (
+        node.op == "call_method" and node.target in known.ADDITION_METHODS
     )
-    return (
-        named
-        and not node.kwargs
-        and len(node.args) == 2
-        and all(isinstance(argument, torch.fx.Node) for argument in node.args)
-    )
+    return named and not node.kwargs and len(node.args) == 2 and all(map(is_tensor, node.args))
+
+
+def is_tensor(argument: object) -> bool:
+    """Whether an argument of a node is a tensor of the graph."""
+    return isinstance(argument, torch.fx.Node) and "shape" in argument.meta
 
 
 def keeps_signs(traced: torch.fx.GraphModule, node: torch.fx.Node) -> bool:
     """Whether a one-sided input gives a one-sided output (pooling, dropout, ..., but no batch norm or convolution)."""
     if node.op == "call_module":
-        return isinstance(module_of(traced, node), PASSING_MODULES)
+        return isinstance(module_of(traced, node), known.PASSING_MODULES)
     if node.op == "call_method":
-        return True
-    return is_addition(node) or node.target in PASSING_FUNCTIONS
+        return node.target in known.PASSING_METHODS
+    return is_addition(node) or node.target in known.PASSING_FUNCTIONS
 
 
 def sole_user(node: torch.fx.Node) -> torch.fx.Node | None:
@@ -229,13 +107,15 @@ def conv_shape(traced: torch.fx.GraphModule, conv: torch.fx.Node) -> ConvShape:
     """Return the shape of a convolution node.
 
     Raises:
-        UserError: padding that is no number of pixels, or is not zeros.
+        UserError: padding that differs between the two sides, or is not zeros.
     """
     layer = module_of(traced, conv)
     assert isinstance(layer, nn.Conv2d)
-    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+    left, right, top, bottom = layer._reversed_padding_repeated_twice
+    if left != right or top != bottom or layer.padding_mode != "zeros":
         raise UserError(
-            f"convert: layer {conv.target} pads by {layer.padding!r} ({layer.padding_mode}); give pixels of zeros"
+            f"convert: layer {conv.target} pads by {layer.padding!r} ({layer.padding_mode}); give pixels of zeros, as "
+            f'many on both sides, or keep it as it is: keep_real: ["{conv.target}"]'
         )
     height, width = shape_of(conv.all_input_nodes[0])[-2:]
     return ConvShape(
@@ -243,7 +123,7 @@ def conv_shape(traced: torch.fx.GraphModule, conv: torch.fx.Node) -> ConvShape:
         out_channels=layer.out_channels,
         kernel_size=(layer.kernel_size[0], layer.kernel_size[1]),
         stride=(layer.stride[0], layer.stride[1]),
-        padding=(layer.padding[0], layer.padding[1]),
+        padding=(top, left),
         dilation=(layer.dilation[0], layer.dilation[1]),
         groups=layer.groups,
         in_size=(height, width),
@@ -252,7 +132,7 @@ def conv_shape(traced: torch.fx.GraphModule, conv: torch.fx.Node) -> ConvShape:
 
 def shape_of(node: torch.fx.Node) -> tuple[int, ...]:
     """Return the shape [N, C, H, W] that a node had when it was traced."""
-    return tuple(node.meta["tensor_meta"].shape)
+    return tuple(node.meta["shape"])
 
 
 @dataclass
@@ -302,10 +182,36 @@ def _passes_on(traced: torch.fx.GraphModule, side: Sequence[torch.fx.Node]) -> b
     """Whether a shortcut does nothing to its input but change its shape."""
     unit = next((unit_of(traced, node) for node in side if is_conv(traced, node)), None)
     allowed = set() if unit is None else {unit.conv, unit.bn}
-    shaping = (nn.Identity, nn.AvgPool2d, nn.MaxPool2d, OptionAShortcut)
     return all(
         node in allowed
-        or isinstance(module_of(traced, node), shaping)
-        or (node.op == "call_function" and node.target in SHAPING_FUNCTIONS)
+        or isinstance(module_of(traced, node), known.SHAPING_MODULES)
+        or (node.op == "call_function" and node.target in known.SHAPING_FUNCTIONS)
         for node in side
     )
+
+
+def dense_branches(traced: torch.fx.GraphModule) -> set[torch.fx.Node]:
+    """Return the values that are concatenated with all that their branches have read, as in DenseNet.
+
+    A branch is followed up to where it begins, as far as each of its nodes reads one tensor: at a value of the
+    concatenation, or at an earlier concatenation of such values.
+    """
+    found = set()
+    for node in traced.graph.nodes:
+        if node.op == "call_function" and node.target in known.CONCATENATIONS:
+            joined = set(node.all_input_nodes)
+            for value in joined:
+                begin = value
+                while begin is value or begin not in joined:
+                    sources = [source for source in begin.all_input_nodes if is_tensor(source)]
+                    if len(sources) != 1:
+                        break
+                    (begin,) = sources
+                if begin is not value and (begin in joined or _is_part(begin, joined)):
+                    found.add(value)
+    return found
+
+
+def _is_part(node: torch.fx.Node, joined: Iterable[torch.fx.Node]) -> bool:
+    """Whether a node concatenates some of those values."""
+    return node.target in known.CONCATENATIONS and set(node.all_input_nodes) <= set(joined)

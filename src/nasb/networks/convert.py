@@ -31,8 +31,20 @@ from nasb.cells.searchable import searchable_edges
 from nasb.errors import UserError
 from nasb.networks import analysis
 from nasb.networks.analysis import Residual, Unit
+from nasb.networks.known import matches, place_of
 from nasb.networks.plan import Plan
-from nasb.networks.roles import ADAPT, ADDITION, AVGMAX, CONV, NOTHING, Shortcut, assign_roles, side_conv
+from nasb.networks.roles import (
+    ADAPT,
+    ADDITION,
+    AVGMAX,
+    CONCATENATION,
+    CONV,
+    NOTHING,
+    Shortcut,
+    assign_roles,
+    side_conv,
+)  # fmt: skip
+from nasb.networks.tracing import trace, unknown_nodes
 
 EdgeBuilder = Callable[[str, ConvShape], dict[EdgeKey, nn.Module]]
 
@@ -45,17 +57,20 @@ def convert(
     cells: Mapping[str, Sequence[Edge]] | None = None,
     search: bool = False,
     operations: Sequence[str] | None = None,
+    keep_real: Sequence[str] = (),
     check: bool = True,
 ) -> torch.fx.GraphModule:
     """Make a binary network of a real one.
 
     Args:
-        host: any chain of convolutions, batch norms, activations, pooling and residual additions; it is not changed.
+        host: any CNN of layers and operations that are known (nasb.networks.known); it is not changed.
         input_shape: [channels, height, width] of one image.
         cell: options of all cells.
         cells: the edges of each cell by its qualified name; None: every edge "none", which is the hand-made network.
         search: make the searchable network instead, with every candidate present.
         operations: the candidates of the search (None: all).
+        keep_real: shell wildcards of qualified names, e.g. ``["layer4.*"]``: convolutions that stay real, and layers
+            and operations that are not known and are left as they are.
         check: run the network once, and refuse it if a sign sees an input of one side only.
 
     Returns:
@@ -63,8 +78,8 @@ def convert(
         (training or evaluation). `nasb.networks.plan.plan_of` tells what became of every convolution, and why.
 
     Raises:
-        UserError: the host has a layer or operation that is not known, has no convolution to binarize, or `cells` names
-            others than the network has.
+        UserError: the host has a layer or operation that is not known and not kept, has no convolution to binarize,
+            `cells` names others than the network has, or `keep_real` matches nothing.
     """
     config = cell or CellConfig()
 
@@ -73,7 +88,7 @@ def convert(
             return searchable_edges(shape, config, operations)
         return derived_edges(shape, config, (cells or {}).get(name, ()), f"architecture: cells.{name}")
 
-    conversion = _Conversion(copy.deepcopy(host), input_shape, config)
+    conversion = _Conversion(copy.deepcopy(host), input_shape, config, tuple(keep_real))
     if cells is not None:
         conversion.check_names(cells)
     conversion.rewrite(edges)
@@ -87,11 +102,18 @@ def convert(
 class _Conversion:
     """One conversion: the graph of the host is rewritten by the roles of its convolutions and additions."""
 
-    def __init__(self, host: nn.Module, input_shape: tuple[int, int, int], config: CellConfig) -> None:
-        self.config, self.plan = config, Plan()
-        self.traced = analysis.trace(host, input_shape)
-        self.roles = assign_roles(self.traced, config)
+    def __init__(
+        self, host: nn.Module, input_shape: tuple[int, int, int], config: CellConfig, keep_real: tuple[str, ...]
+    ) -> None:
+        self.config = config
+        self.convolutions = {
+            name: _describe(layer) for name, layer in host.named_modules() if isinstance(layer, nn.Conv2d)
+        }
+        self.traced = trace(host, input_shape, keep_real)
+        self.plan = Plan(outputs=self.traced.meta["shape"][1])
+        self.roles = assign_roles(self.traced, config, keep_real)
         self.order = [n for n in self.traced.graph.nodes if analysis.is_conv(self.traced, n)]
+        self.unknown = unknown_nodes(self.traced)
         self.placed: set[torch.fx.Node] = set()
 
     def check_names(self, cells: Mapping[str, Sequence[Edge]]) -> None:
@@ -106,7 +128,7 @@ class _Conversion:
 
     def rewrite(self, edges: EdgeBuilder) -> None:
         """Put the cells in, take out what they replace."""
-        kinds = {conv: _describe(analysis.conv_shape(self.traced, conv)) for conv in self.order}
+        kinds = {conv: _describe(self._conv(conv)) for conv in self.order}
         shapes = {conv: analysis.conv_shape(self.traced, conv) for conv in self.roles.units}
         for conv, unit in self.roles.units.items():
             self._insert(unit, shapes[conv], self.roles.shortcuts[conv], edges)
@@ -115,11 +137,31 @@ class _Conversion:
         for residual in self.roles.kept:
             self._keep_addition(residual)
         self._clear_the_way_to_signs()
-        for conv in self.order:
-            self.plan.add(str(conv.target), kinds[conv], *self._becomes(conv))
+        self._fill_plan(kinds)
         self.traced.graph.eliminate_dead_code()
         self.traced.delete_all_unused_submodules()
         self.traced.recompile()
+
+    def _fill_plan(self, kinds: Mapping[torch.fx.Node, str]) -> None:
+        """Tell what became of each convolution, of what is kept without being known, and what training alone used."""
+        told = set()
+        for node in self.traced.graph.nodes:
+            name = place_of(node)
+            if node in kinds and name not in told:
+                calls = sum(other.target == node.target for other in kinds)
+                times = f" ({calls} calls)" if calls > 1 else ""
+                self.plan.add(name, kinds[node] + times, *self._becomes(node))
+            elif node in self.unknown and name not in told:
+                self.plan.add(name, self.unknown[node], "real", "asked: keep_real")
+            told.add(name)
+        for conv in self.order:  # a shortcut's, which has no node any more
+            if str(conv.target) not in told:
+                self.plan.add(str(conv.target), kinds[conv], *self._becomes(conv))
+                told.add(str(conv.target))
+        kept = tuple(place_of(node) for node in self.unknown)
+        for name, kind in self.convolutions.items():
+            if name not in told and not matches(name, kept):
+                self.plan.add(name, kind, "left out", "not used in evaluation")
 
     def _becomes(self, conv: torch.fx.Node) -> tuple[str, str]:
         """Return what the plan says of a convolution: (what it becomes, why)."""
@@ -130,6 +172,7 @@ class _Conversion:
                 AVGMAX: "average pooling, added channels max-pooled",
                 CONV: pooled,
                 ADDITION: "the block's addition",
+                CONCATENATION: "the concatenation",
                 NOTHING: "none is possible",
             }
             return "cell", f"shortcut: {texts[self.roles.shortcuts[conv].kind]}"
@@ -143,8 +186,20 @@ class _Conversion:
         return "real", self.roles.real[conv]
 
     def _insert(self, unit: Unit, shape: ConvShape, shortcut: Shortcut, edges: EdgeBuilder) -> None:
-        """Put a cell in the place of a unit."""
+        """Put a cell in the place of a unit; all calls of one convolution get one cell."""
         name = str(unit.conv.target)
+        placed = self.traced.get_submodule(name)
+        if isinstance(placed, Cell):
+            placed.calls += 1
+        else:
+            self.traced.add_submodule(name, self._cell(unit, shape, shortcut, edges(name, shape)))
+        for node in (unit.activation, unit.bn):
+            if node is not None:
+                node.replace_all_uses_with(unit.conv)
+                self.traced.graph.erase_node(node)
+
+    def _cell(self, unit: Unit, shape: ConvShape, shortcut: Shortcut, edges: Mapping[EdgeKey, nn.Module]) -> Cell:
+        """Make a cell with the host's weights."""
         conv = self._conv(unit.conv)
         module: nn.Module | None = None
         if shortcut.kind == CONV:
@@ -153,17 +208,14 @@ class _Conversion:
             module = Adapt(shape)
         elif shortcut.kind == AVGMAX:
             module = AvgMaxShortcut(shape)
-        gain = 1.0 if shortcut.kind == NOTHING else None
-        cell = Cell(shape, self.config, edges(name, shape), module, gain=gain)
+        gain = 1.0 if shortcut.kind in (CONCATENATION, NOTHING) else None
+        passed_by = shortcut.kind if shortcut.kind in (ADDITION, CONCATENATION) else ""
+        cell = Cell(shape, self.config, edges, module, gain=gain, passed_by=passed_by)
         bn = None if unit.bn is None else self.traced.get_submodule(str(unit.bn.target))
         for base in cell.bases():
             base.conv.take_weight(conv.weight)
             _take_over_bn(base.bn, bn, conv.bias, float(base.bn.weight[0].detach()))
-        self.traced.add_submodule(name, cell)
-        for node in (unit.activation, unit.bn):
-            if node is not None:
-                node.replace_all_uses_with(unit.conv)
-                self.traced.graph.erase_node(node)
+        return cell
 
     def _conv(self, node: torch.fx.Node) -> nn.Conv2d:
         layer = analysis.module_of(self.traced, node)
@@ -189,6 +241,8 @@ class _Conversion:
 
     def _keep_addition(self, residual: Residual) -> None:
         """Give a kept addition its strided shortcut in Bi-Real Net's form, and put the cell's activation behind it."""
+        if not any(node in self.roles.units for node in residual.branch):
+            return
         side = side_conv(residual, self.roles)
         if side is not None and self._conv(side).stride != (1, 1):
             shape, bn = analysis.conv_shape(self.traced, side), analysis.unit_of(self.traced, side).bn
@@ -261,9 +315,10 @@ class _Conversion:
         return False
 
 
-def _describe(shape: ConvShape) -> str:
-    stride = f" /{shape.stride[0]}" if shape.stride[0] > 1 else ""
-    return f"{shape.kernel_size[0]}x{shape.kernel_size[1]} {shape.in_channels}-{shape.out_channels}{stride}"
+def _describe(conv: nn.Conv2d) -> str:
+    stride = f" /{conv.stride[0]}" if conv.stride[0] > 1 else ""
+    groups = f" in {conv.groups} groups" if conv.groups > 1 else ""
+    return f"{conv.kernel_size[0]}x{conv.kernel_size[1]} {conv.in_channels}-{conv.out_channels}{stride}{groups}"
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ nasb.networks.resnet_cifar.
 
 from torch import nn
 
+from nasb.networks.families import torchvision_model
 from nasb.networks.registry import register_host
 from nasb.networks.resnet_cifar import ResNetCifar
 
@@ -13,31 +14,22 @@ IMAGENET = (3, 224, 224)
 CIFAR = (3, 32, 32)
 
 
-def _torchvision_resnet(name: str, num_classes: int, in_channels: int) -> nn.Module:
-    from torchvision import models
-
-    network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
-    if in_channels != 3:
-        network.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
-    return network
-
-
 @register_host("resnet18", input_shape=IMAGENET, num_classes=1000)
 def resnet18(num_classes: int, in_channels: int) -> nn.Module:
     """ResNet-18 for 224x224 images, as in torchvision."""
-    return _torchvision_resnet("resnet18", num_classes, in_channels)
+    return torchvision_model("resnet18", num_classes, in_channels)
 
 
 @register_host("resnet34", input_shape=IMAGENET, num_classes=1000)
 def resnet34(num_classes: int, in_channels: int) -> nn.Module:
     """ResNet-34 for 224x224 images, as in torchvision."""
-    return _torchvision_resnet("resnet34", num_classes, in_channels)
+    return torchvision_model("resnet34", num_classes, in_channels)
 
 
 @register_host("resnet50", input_shape=IMAGENET, num_classes=1000)
 def resnet50(num_classes: int, in_channels: int) -> nn.Module:
     """ResNet-50 for 224x224 images, as in torchvision."""
-    return _torchvision_resnet("resnet50", num_classes, in_channels)
+    return torchvision_model("resnet50", num_classes, in_channels)
 
 
 @register_host("resnet20", input_shape=CIFAR, num_classes=10)

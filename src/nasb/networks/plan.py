@@ -20,8 +20,9 @@ class PlanRow:
 
 @dataclass
 class Plan:
-    """All rows, in the order of execution."""
+    """All rows, in the order of execution, and the number of the network's outputs."""
 
+    outputs: int
     rows: list[PlanRow] = field(default_factory=list)
 
     def add(self, layer: str, kind: str, becomes: str, reason: str) -> None:

@@ -2,12 +2,13 @@
 
 For a host ``resnet18`` there are three names: ``resnet18`` (the real network), ``bireal_resnet18`` (hand-made binary:
 every edge "none") and ``nasb_resnet18`` (derived from an architecture, or, without one, the searchable network).
-Binary networks that others made by hand, and that are no conversion of a host, have one name each
-(nasb.networks.rivals).
+Every network of torchvision and timm is a host as well, ``torchvision/densenet121``, and so are the user's own
+factories (nasb.networks.families). Binary networks that others made by hand, and that are no conversion of a host, have
+one name each (nasb.networks.rivals).
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,16 @@ class Host:
 
     def options(self) -> list[str]:
         """Return the names of the host's own options."""
-        return [name for name in inspect.signature(self.build).parameters if name not in ("num_classes", "in_channels")]
+        return [
+            name
+            for name, parameter in inspect.signature(self.build).parameters.items()
+            if name not in ("num_classes", "in_channels") and parameter.kind is not parameter.VAR_KEYWORD
+        ]
+
+    def accepts(self, option: str) -> bool:
+        """Whether it takes an option; one that takes any checks its options when it is built."""
+        kinds = {parameter.kind for parameter in inspect.signature(self.build).parameters.values()}
+        return option in self.options() or inspect.Parameter.VAR_KEYWORD in kinds
 
 
 HOSTS: Registry[Host] = Registry("host network")
@@ -84,11 +94,17 @@ def register_rival(
 
 
 def list_networks(pattern: str = "*") -> list[str]:
-    """Return the registered names that match a shell wildcard, e.g. ``"bireal_*"``."""
+    """Return the names that match a shell wildcard, e.g. ``"bireal_*"``.
+
+    Those of torchvision and timm, of which there are many, only if asked: ``"torchvision/*"``.
+    """
     import fnmatch
+
+    from nasb.networks.families import family_names
 
     _register_own_hosts()
     names = [*RIVALS, *(prefix + host for host in HOSTS for prefix in ("", HAND_MADE, SEARCHED))]
+    names += family_names(pattern)
     return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern))
 
 
@@ -98,20 +114,49 @@ def describe_network(name: str) -> str:
     if name in RIVALS:
         return f"{RIVALS[name].description.rstrip('.')}; binary, hand-made"
     prefix, host = _split(name)
-    description = HOSTS[host].description.rstrip(".")
+    description = find_host(host).description.rstrip(".")
     if prefix == HAND_MADE:
         return f"{description}; binary, hand-made (Bi-Real Net)"
     return f"{description}; binary, searched" if prefix == SEARCHED else description
 
 
+def find_host(name: str) -> Host:
+    """Return a host by its name: a registered one, or one of torchvision or timm.
+
+    Raises:
+        UserError: there is none; or it is a factory, whose code is not run unasked.
+    """
+    from nasb.networks.families import family_host, is_factory, is_of_family
+
+    _register_own_hosts()
+    if name in HOSTS:
+        return HOSTS[name]
+    if is_of_family(name):
+        return family_host(name)
+    if is_factory(name):
+        raise UserError(
+            f"{name}: is a factory, whose code is run only where you name it: --plugin {name} (in Python: "
+            f'nasb.register_factory("{name}"))'
+        )
+    raise UserError(unknown_name("host network", name, [*HOSTS, *RIVALS]))
+
+
 def _split(name: str) -> tuple[str, str]:
+    from nasb.networks.families import is_factory, is_of_family
+
     _register_own_hosts()
     for prefix in (HAND_MADE, SEARCHED):
-        if name.startswith(prefix) and name.removeprefix(prefix) in HOSTS:
-            return prefix, name.removeprefix(prefix)
-    if name in HOSTS:
+        host = name.removeprefix(prefix)
+        if host != name and (host in HOSTS or is_of_family(host) or is_factory(host)):
+            return prefix, host
+    if name in HOSTS or is_of_family(name) or is_factory(name):
         return "", name
     raise UserError(unknown_name("network", name, list_networks()))
+
+
+def host_of(name: str) -> str:
+    """Return the host of a registered name: "resnet18" for "bireal_resnet18"."""
+    return _split(name)[1]
 
 
 def _register_own_hosts() -> None:
@@ -122,7 +167,7 @@ def _register_own_hosts() -> None:
 def host_defaults(name: str) -> tuple[tuple[int, int, int], int]:
     """Return (input shape, number of classes) that a registered network is made for by default."""
     _register_own_hosts()
-    host = RIVALS[name] if name in RIVALS else HOSTS[_split(name)[1]]
+    host = RIVALS[name] if name in RIVALS else find_host(_split(name)[1])
     return host.input_shape, host.num_classes
 
 
@@ -139,9 +184,7 @@ def create_host(
         UserError: the name or an option is unknown, or an option's value is refused.
     """
     _register_own_hosts()
-    if name not in HOSTS and name not in RIVALS:
-        raise UserError(unknown_name("host network", name, [*HOSTS, *RIVALS]))
-    found = RIVALS[name] if name in RIVALS else HOSTS[name]
+    found = RIVALS[name] if name in RIVALS else find_host(name)
     return _build(name, found, num_classes, in_channels, options)
 
 
@@ -159,7 +202,7 @@ def _build(
         if value is not None and value < 1:
             raise UserError(f"{name}: {key} is {value}; it must be at least 1")
     for key in options:
-        if key not in host.options():
+        if not host.accepts(key):
             raise UserError(f"{name}: {unknown_name('option', key, host.options())}")
     try:
         return host.build(
@@ -177,6 +220,7 @@ def create_network(
     num_classes: int | None = None,
     input_shape: tuple[int, int, int] | None = None,
     architecture: "Architecture | str | Path | None" = None,
+    keep_real: Sequence[str] = (),
     **options: Any,
 ) -> "nn.Module":
     """Build a registered network: a host, its hand-made binary or its searched form.
@@ -187,6 +231,7 @@ def create_network(
         input_shape: [channels, height, width]; by default what the host was published with.
         architecture: for ``nasb_...``: an `Architecture` or the path of its JSON. Without it ``nasb_...`` is the
             searchable network, with every candidate present.
+        keep_real: for binary networks: shell wildcards of what stays real, see `nasb.convert`.
         options: the host's own (``width``, ``stem_stride``, ...) and those of `CellConfig` (``bases``,
             ``activation``, ...).
 
@@ -204,23 +249,27 @@ def create_network(
         channels = None if input_shape is None else input_shape[0]
         return create_host(name, num_classes=num_classes, in_channels=channels, options=options)
     prefix, host_name = _split(name)
-    shape = input_shape or HOSTS[host_name].input_shape
+    found = find_host(host_name)
+    shape = input_shape or found.input_shape
     cell_keys = [field.name for field in fields(CellConfig)]
     cell_options = {key: value for key, value in options.items() if key in cell_keys}
     host_options = {key: value for key, value in options.items() if key not in cell_keys}
-    if not prefix and cell_options:
-        raise UserError(f"{name}: {', '.join(cell_options)} are options of binary networks; try {HAND_MADE}{name}")
-    if prefix and not set(host_options) <= set(HOSTS[host_name].options()):
-        key = next(iter(set(host_options) - set(HOSTS[host_name].options())))
-        raise UserError(f"{name}: {unknown_name('option', key, [*HOSTS[host_name].options(), *cell_keys])}")
+    if not prefix and (cell_options or keep_real):
+        keys = ", ".join([*cell_options, *(["keep_real"] if keep_real else [])])
+        raise UserError(f"{name}: {keys} are options of binary networks; try {HAND_MADE}{name}")
+    unknown = [key for key in host_options if not found.accepts(key)]
+    if prefix and unknown:
+        raise UserError(f"{name}: {unknown_name('option', unknown[0], [*found.options(), *cell_keys])}")
     if architecture is not None:
         if prefix != SEARCHED:
             raise UserError(f"{name}: an architecture is for {SEARCHED}{host_name}")
+        if keep_real:
+            raise UserError(f"{name}: keep_real is in the architecture already")
         return _from_architecture(architecture, name, host_name, num_classes, input_shape, options)
     host = create_host(host_name, num_classes=num_classes, in_channels=shape[0], options=host_options)
     if not prefix:
         return host
-    return convert(host, shape, cell=CellConfig(**cell_options), search=prefix == SEARCHED)
+    return convert(host, shape, cell=CellConfig(**cell_options), search=prefix == SEARCHED, keep_real=tuple(keep_real))
 
 
 def _from_architecture(
@@ -263,4 +312,11 @@ def build_architecture(architecture: Architecture, host: "nn.Module | None" = No
             )
         return host
     # The host's conversion was checked when the architecture was made.
-    return convert(host, architecture.input_shape, cell=architecture.cell, cells=architecture.cells, check=False)
+    return convert(
+        host,
+        architecture.input_shape,
+        cell=architecture.cell,
+        cells=architecture.cells,
+        keep_real=architecture.keep_real,
+        check=False,
+    )

@@ -1,7 +1,12 @@
 """What each convolution and each addition of a host becomes, decided before anything is rewritten.
 
 Every convolution becomes a cell, except: the first one, the classifier, depthwise ones, those that act on a 1x1 map
-(linear layers, such as squeeze-and-excitation's), and the 1x1 of a residual block's shortcut.
+(linear layers, such as squeeze-and-excitation's), the 1x1 of a residual block's shortcut, and what the user keeps.
+
+The last cell before an addition that stays, or before a concatenation that holds what its branch has read (DenseNet's
+layers), has no shortcut of its own: what it would add is there already.
+
+A convolution that is called several times becomes one cell that is called as often.
 """
 
 from dataclasses import dataclass, field
@@ -14,8 +19,11 @@ from nasb.cells.config import CellConfig
 from nasb.errors import UserError
 from nasb.networks import analysis
 from nasb.networks.analysis import Residual, Unit
+from nasb.networks.known import matches
 
-ADAPT, AVGMAX, CONV, ADDITION, NOTHING = "adapt", "avgmax", "conv", "addition", "nothing"
+ADAPT, AVGMAX, CONV, ADDITION, CONCATENATION, NOTHING = (
+    "adapt", "avgmax", "conv", "addition", "concatenation", "nothing"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,8 +31,8 @@ class Shortcut:
     """The shortcut of a cell.
 
     `kind` is adapt, avgmax (added channels are max-pooled), conv (average pooling, real 1x1, batch norm; `side` is the
-    host's 1x1 whose weights it takes over), addition (the host's own
-    addition around the cell) or nothing (there is none, and none is possible).
+    host's 1x1 whose weights it takes over), addition (the host's own addition around the cell), concatenation (the
+    host concatenates the cell's value with what its branch has read) or nothing (there is none, and none is possible).
     """
 
     kind: str
@@ -47,58 +55,101 @@ class Roles:
     """The additions that stay."""
 
 
-def assign_roles(traced: torch.fx.GraphModule, config: CellConfig) -> Roles:
+def assign_roles(traced: torch.fx.GraphModule, config: CellConfig, keep_real: tuple[str, ...] = ()) -> Roles:
     """Decide what becomes of every convolution and addition of a host.
 
+    Args:
+        traced: the host.
+        config: options of the cells.
+        keep_real: shell wildcards of the names of convolutions that stay real.
+
     Raises:
-        UserError: no convolution could be binarized, or one is called more than once.
+        UserError: no convolution could be binarized, or one is called more than once in different ways.
     """
     residuals = analysis.residuals(traced)
-    roles = Roles(real=_real_convs(traced, residuals))
+    roles = Roles(real=_real_convs(traced, residuals, keep_real))
     convs = [node for node in traced.graph.nodes if analysis.is_conv(traced, node)]
     roles.units = {conv: analysis.unit_of(traced, conv) for conv in convs if conv not in roles.real}
     if not roles.units:
         raise UserError("convert: the host has no convolution that could be binarized")
-    targets = [conv.target for conv in convs]
-    for conv in roles.units:
-        if targets.count(conv.target) > 1:
-            raise UserError(f"convert: layer {conv.target} is called more than once; give each call a layer of its own")
     for residual in residuals:
         _decide_residual(traced, residual, roles, config)
-    for conv in roles.units:
-        if conv not in roles.shortcuts:
+    dense = analysis.dense_branches(traced)
+    for conv, unit in roles.units.items():
+        if conv not in roles.shortcuts and _end(traced, unit) in dense:
+            roles.shortcuts[conv] = Shortcut(CONCATENATION)
+        elif conv not in roles.shortcuts:
             roles.shortcuts[conv] = _own_shortcut(analysis.conv_shape(traced, conv), config)
+    _check_calls(traced, roles)
     return roles
 
 
-def _real_convs(traced: torch.fx.GraphModule, residuals: list[Residual]) -> dict[torch.fx.Node, str]:
+def _end(traced: torch.fx.GraphModule, unit: Unit) -> torch.fx.Node:
+    """Return the last value behind a unit that has it alone, e.g. behind dropout."""
+    end = unit.end
+    while (user := analysis.sole_user(end)) is not None and isinstance(
+        analysis.module_of(traced, user), nn.Dropout | nn.Dropout2d | nn.Identity
+    ):
+        end = user
+    return end
+
+
+def _check_calls(traced: torch.fx.GraphModule, roles: Roles) -> None:
+    """Refuse a convolution that is called more than once, unless one cell can serve every call."""
+    calls: dict[str, list[torch.fx.Node]] = {}
+    for conv in (*roles.units, *roles.real):
+        calls.setdefault(str(conv.target), []).append(conv)
+    for name, nodes in calls.items():
+        forms = {_form(traced, roles, node) for node in nodes}
+        if len(forms) > 1:
+            raise UserError(
+                f"convert: layer {name} is called {len(nodes)} times, each time otherwise (in size, batch norm, or "
+                f"shortcut), so that one cell cannot serve all; give each call a layer of its own, or keep it as it "
+                f'is: keep_real: ["{name}"]'
+            )
+
+
+def _form(traced: torch.fx.GraphModule, roles: Roles, conv: torch.fx.Node) -> object:
+    """Return what must be equal in all calls of one cell."""
+    if conv in roles.real:
+        return "real"
+    bn = roles.units[conv].bn
+    shortcut = roles.shortcuts[conv]
+    side = None if shortcut.side is None else shortcut.side.target
+    return analysis.conv_shape(traced, conv), None if bn is None else bn.target, shortcut.kind, side
+
+
+def _real_convs(
+    traced: torch.fx.GraphModule, residuals: list[Residual], keep_real: tuple[str, ...]
+) -> dict[torch.fx.Node, str]:
     """Return the convolutions that stay real, with the reason."""
     nodes = list(traced.graph.nodes)
     conv_above: set[torch.fx.Node] = set()
     for node in nodes:
-        if any(parent in conv_above or analysis.is_conv(traced, parent) for parent in node.all_input_nodes):
+        if any(parent in conv_above or analysis.holds_weights(traced, parent) for parent in node.all_input_nodes):
             conv_above.add(node)
     weights_below: set[torch.fx.Node] = set()
     for node in reversed(nodes):
         for user in node.users:
-            if user in weights_below or isinstance(analysis.module_of(traced, user), nn.Conv2d | nn.Linear):
+            if user in weights_below or analysis.holds_weights(traced, user):
                 weights_below.add(node)
     sides = {node for residual in residuals for node in residual.shortcut}
     reasons: dict[torch.fx.Node, str] = {}
     for conv in nodes:
-        if not analysis.is_conv(traced, conv):
+        layer = analysis.module_of(traced, conv)
+        if not isinstance(layer, nn.Conv2d):
             continue
-        shape = analysis.conv_shape(traced, conv)
-        if conv not in conv_above:
-            reasons[conv] = "first convolution"
-        elif conv not in weights_below:
-            reasons[conv] = "classifier"
-        elif shape.groups == shape.in_channels > 1:
-            reasons[conv] = "depthwise"
-        elif conv in sides:
-            reasons[conv] = "1x1 shortcut"
-        elif shape.in_size == shape.kernel_size == (1, 1):
-            reasons[conv] = "acts on a 1x1 map"
+        conditions = {
+            "first convolution": conv not in conv_above,
+            "classifier": conv not in weights_below,
+            "asked: keep_real": matches(str(conv.target), keep_real),
+            "depthwise": layer.groups == layer.in_channels > 1,
+            "1x1 shortcut": conv in sides,
+            "acts on a 1x1 map": analysis.shape_of(conv.all_input_nodes[0])[2:] == layer.kernel_size == (1, 1),
+        }
+        found = [reason for reason, holds in conditions.items() if holds]
+        if found:
+            reasons[conv] = found[0]
     return reasons
 
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from nasb.errors import UserError
+from nasb.errors import UserError, unknown_name
 
 ALPHA_BETAS = (0.5, 0.999)
+COSTS = ("ops", "memory", "ms")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,10 @@ class SearchConfig:
     """How paths are sampled and alpha is updated: `nasb list strategies`."""
     budget: float = 1.10
     """Largest OPs of the derived network, relative to its backbone alone (every edge "none"). Not used where there is a
-    budget_ms."""
+    budget_memory or a budget_ms."""
+    budget_memory: float | None = None
+    """Largest memory of the derived network (1 bit for a binary weight, 32 for any other number), relative to its
+    backbone alone, instead of the budget on OPs."""
     budget_ms: float | None = None
     """Largest latency of the derived network in milliseconds, instead of the budget on OPs; needs latency_table."""
     latency_table: str | None = None
@@ -45,32 +49,53 @@ class SearchConfig:
     entropy_decay: float = 7.7
     """Epochs in which the entropy bonus falls to 1/e."""
     paths: int = 4
-    """Strategy regression: paths whose losses are compared on one batch of the alpha half."""
+    """Strategies regression and reinforce: paths whose losses are compared on one batch of the alpha half."""
     candidates: int = 24
-    """Strategy random: architectures that are compared at the end."""
+    """Strategy random: architectures that are judged once the weights are trained."""
+    trials: int = 200
+    """Strategies evolution, tpe and nsga2: architectures that are judged once the weights are trained."""
     candidate_batches: int = 8
-    """Strategy random: batches of the alpha half on which each of them is judged."""
+    """Strategies random, evolution, tpe and nsga2: batches of the alpha half on which each of them is judged."""
+    at_once: int = 8
+    """Strategies random, evolution, tpe and nsga2: architectures that are proposed before any of them is judged; ranks
+    share them."""
+    population: int = 40
+    """Strategies evolution, tpe and nsga2: first architectures, which are drawn at random; with evolution also how many
+    live at a time, with nsga2 the size of a generation."""
+    tournament: int = 10
+    """Strategy evolution: of that many living the best one is the parent."""
+    objectives: tuple[str, ...] = ()
+    """Strategies tpe and nsga2: costs that are minimized beside the loss, of ops, memory and ms (which needs
+    latency_table); the run directory then holds the front. By default none for tpe, for nsga2 the budget's own."""
+    derive_candidates: int = 4
+    """Architectures that are derived at the end and ranked with the shared weights, batch norms recalibrated, on images
+    of the alpha half; the best is kept. 1: the first, unranked."""
+    derive_batches: int = 16
+    """Batches of the weights half on which their batch norms are recalibrated, and of the alpha half on which they are
+    ranked."""
     weights: str = "binary"
     """Search on the binary network (binary), or with real weights and binary activations (real)."""
     operations: tuple[str, ...] | None = None
     """Candidate operations; by default all: `nasb list operations`."""
 
+    @property
+    def budget_cost(self) -> str:
+        """Name of the cost that has a budget: "ops", "memory" or "ms"."""
+        if self.budget_ms is not None:
+            return "ms"
+        return "ops" if self.budget_memory is None else "memory"
+
     def __post_init__(self) -> None:
         from nasb.search.strategies import STRATEGIES
 
         STRATEGIES[self.strategy]
-        if not 1.0 <= self.budget < float("inf"):
-            raise UserError(
-                f'search.budget is {self.budget}, but a network with every edge "none" costs 1.0. Give one >= 1.0'
-            )
-        if (self.budget_ms is None) != (self.latency_table is None):
-            raise UserError(
-                f"search.budget_ms is {self.budget_ms} and search.latency_table is {self.latency_table}; give both, "
-                "for a budget in milliseconds, or neither"
-            )
+        self._check_objectives()
+        self._check_budget()
         if self.weights not in ("binary", "real"):
             raise UserError(f"search.weights is {self.weights!r}; accepted: binary, real")
-        for key, least in (("epochs", 1), ("candidates", 1), ("candidate_batches", 1), ("paths", 2)):
+        at_least_one = ("epochs", "candidates", "candidate_batches", "trials", "at_once", "tournament",
+                        "derive_candidates", "derive_batches")  # fmt: skip
+        for key, least in (*((key, 1) for key in at_least_one), ("paths", 2), ("population", 2)):
             if getattr(self, key) < least:
                 raise UserError(f"search.{key} is {getattr(self, key)}; it must be at least {least}")
         if not 0 <= self.warmup_epochs <= self.epochs:
@@ -89,3 +114,35 @@ class SearchConfig:
         for key in ("budget_weight", "entropy_weight"):
             if not 0 <= getattr(self, key) < float("inf"):
                 raise UserError(f"search.{key} is {getattr(self, key)}; it must not be negative")
+
+    def _check_objectives(self) -> None:
+        for name in self.objectives:
+            if name not in COSTS:
+                raise UserError(f"search.objectives: {unknown_name('cost', name, COSTS)}")
+        if len(set(self.objectives)) < len(self.objectives):
+            raise UserError(f"search.objectives is {', '.join(self.objectives)}; name each cost once")
+        if self.objectives and self.strategy not in ("tpe", "nsga2"):
+            raise UserError(
+                f"search.objectives is {', '.join(self.objectives)}, but strategy {self.strategy} has the loss alone, "
+                "within the budget; a front is found by nsga2 or tpe"
+            )
+        if "ms" in self.objectives and self.latency_table is None:
+            raise UserError("search.objectives: ms needs search.latency_table: `nasb latency-table` makes one")
+
+    def _check_budget(self) -> None:
+        if not 1.0 <= self.budget < float("inf"):
+            raise UserError(
+                f'search.budget is {self.budget}, but a network with every edge "none" costs 1.0. Give one >= 1.0'
+            )
+        if (self.budget_ms is None and "ms" not in self.objectives) != (self.latency_table is None):
+            raise UserError(
+                f"search.budget_ms is {self.budget_ms} and search.latency_table is {self.latency_table}; give both, "
+                "for a budget in milliseconds, or neither"
+            )
+        if self.budget_memory is not None and not 1.0 <= self.budget_memory < float("inf"):
+            raise UserError(
+                f'search.budget_memory is {self.budget_memory}, but a network with every edge "none" takes 1.0. '
+                "Give one >= 1.0"
+            )
+        if self.budget_memory is not None and self.budget_ms is not None:
+            raise UserError("search.budget_memory and search.budget_ms are both given; give one of them")

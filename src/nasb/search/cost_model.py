@@ -1,4 +1,5 @@
-"""Costs of architectures and their expectation under alpha, in closed form: OPs, or milliseconds from a latency table.
+"""Costs of architectures and their expectation under alpha, in closed form: OPs, bits of memory, or milliseconds from
+a latency table.
 
 An edge costs only if it lies on a way from the cell's input to its output. The edges into a node and those out of it
 are different ones, and are chosen independently, so for an edge i -> j
@@ -6,6 +7,9 @@ are different ones, and are chosen independently, so for an edge i -> j
     E[cost of i -> j] = P(i is fed) * sum_o p_o cost(o) * P(j leads to the output)
 
 which is exact for cells of up to two inside nodes (with more, two ways into a node may share an edge).
+
+Memory has a second part: what all binary convolutions that leave a node share, the thresholds of its binarization, is
+there once where any of them is live. Its expectation is exact but for node 0 of cells with two inside nodes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from nasb.cells.architecture import Edge, node_pairs, prune
-from nasb.cells.cell import Cell, EdgeKey, edge_shape
+from nasb.cells.cell import Cell, EdgeKey, edge_name, edge_shape
+from nasb.cells.operations import OPERATIONS
 from nasb.cells.searchable import SearchableEdge, candidates, searchable_cells
+from nasb.cost.layers import is_layer, stored
+from nasb.errors import UserError
 
 if TYPE_CHECKING:
     from nasb.cost.latency import LatencyTable
@@ -30,9 +37,10 @@ class CostModel:
     Args:
         network: the searchable network.
         backbone: cost of the same network with every edge "none".
-        edge_costs: gives what each candidate of an edge adds, from the cell's name, the cell, the edge's key and the
-            edge.
+        edge_costs: gives what each candidate of an edge adds in one call, from the cell's name, the cell, the edge's
+            key and the edge.
         unit: of the costs.
+        node_costs: gives what the first binary convolution that leaves a node of a cell adds beside its own cost.
     """
 
     def __init__(
@@ -41,6 +49,7 @@ class CostModel:
         backbone: float,
         edge_costs: Callable[[str, Cell, EdgeKey, SearchableEdge], Sequence[float]],
         unit: str,
+        node_costs: Callable[[Cell], Mapping[int, float]] = lambda _cell: {},
     ) -> None:
         self.backbone, self.unit = backbone, unit
         self.cells = searchable_cells(network)
@@ -50,10 +59,11 @@ class CostModel:
             for key in cell.edge_keys:
                 edge = cell.edge(key)
                 if isinstance(edge, SearchableEdge):
-                    costs = list(edge_costs(name, cell, key, edge))
+                    costs = [cell.calls * cost for cost in edge_costs(name, cell, key, edge)]
                     self._by_name[name, key] = dict(zip(edge.names, costs, strict=True))
                     self.costs[name, key] = torch.tensor(costs, dtype=torch.float32)
         self._costly = {at for at, costs in self.costs.items() if bool(costs.any())}
+        self._node_costs = {name: node_costs(cell) for name, cell in self.cells.items()}
 
     @classmethod
     def of_ops(cls, network: nn.Module, backbone_ops: float) -> "CostModel":
@@ -74,6 +84,22 @@ class CostModel:
 
         return cls(network, table.backbone_ms, costs, "ms")
 
+    @classmethod
+    def of_memory(cls, network: nn.Module, backbone_bits: float) -> "CostModel":
+        """Return the costs in bits of the deployed network: 1 for a binary weight, 32 for any other number.
+
+        Raises:
+            UserError: an operation stores numbers of an unknown kind.
+        """
+
+        def costs(_name: str, cell: Cell, key: EdgeKey, edge: SearchableEdge) -> list[float]:
+            thresholds = sum(_bits(own) for name, own in cell.inside.items() if name == edge_name(*key))
+            return [
+                _bits(edge.candidates[name]) + thresholds if name in edge.candidates else 0.0 for name in edge.names
+            ]
+
+        return cls(network, backbone_bits, costs, "bits", _shared_thresholds)
+
     def expected(self, probabilities: Mapping[tuple[str, EdgeKey], Tensor]) -> Tensor:
         """Return the expected cost of the whole network.
 
@@ -88,12 +114,22 @@ class CostModel:
 
     def of_cell(self, name: str, edges: Sequence[Edge]) -> float:
         """Return what the edges of one cell add, dead ones not counted."""
-        cell = self.cells[name]
+        cell, shared = self.cells[name], self._node_costs[name]
         total = 0.0
+        read = set()
         for edge in prune(edges, cell.config.nodes):
             for paid in (False, True):
                 total += self._by_name.get((name, (edge.source, edge.target, paid)), {}).get(edge.operation, 0.0)
-        return total
+            if shared and OPERATIONS[edge.operation].paid:
+                read.add(edge.source)
+        return total + sum(cost for node, cost in shared.items() if node in read)
+
+    def pruned(self, name: str, chosen: Mapping[EdgeKey, int]) -> tuple[Edge, ...]:
+        """Return the edges of one cell from the indices of the chosen candidates, dead ones left out."""
+        cell = self.cells[name]
+        names = {key: list(self._by_name[name, key]) for key in chosen}
+        edges = [Edge(key[0], key[1], names[key][index]) for key, index in chosen.items()]
+        return prune(edges, cell.config.nodes)
 
     def of(self, cells: Mapping[str, Sequence[Edge]]) -> float:
         """Return the cost of an architecture's whole network."""
@@ -127,7 +163,33 @@ class CostModel:
             if (name, key) in self._costly and (name, key) in probabilities:
                 p = probabilities[name, key]
                 total = total + fed[key[0]] * (p @ self.costs[name, key].to(p.device)) * leads[key[1]]
+        for source, cost in self._node_costs[name].items():
+            unread = one
+            for target in range(source + 1, output + 1):
+                if (name, (source, target, True)) in probabilities:
+                    unread = unread * (1 - (1 - probabilities[name, (source, target, True)][0]) * leads[target])
+            total = total + fed[source] * (1 - unread) * cost
         return total
+
+
+def _bits(module: nn.Module) -> float:
+    """Return the bits that a deployed operation stores; a batch norm takes up what can be folded into it."""
+    total = 0.0
+    for part in module.modules():
+        if is_layer(part):
+            numbers = stored(part)
+            if numbers is None:
+                raise UserError(f"memory: {type(part).__name__} stores numbers whose width is not known")
+            total += sum(n.numbers * n.bits_each for n in numbers if not n.foldable)
+    return total
+
+
+def _shared_thresholds(cell: Cell) -> dict[int, float]:
+    """Return the bits of each node's thresholds that are there once any binary convolution leaves the node."""
+    shared = {int(node): _bits(binarize) for node, binarize in cell.inside.items() if node.isdigit()}
+    if cell.config.thresholds == "edge" and cell.config.bases == 1 and not cell.config.learned_threshold:
+        shared[0] = _bits(cell.binarize[0])  # fixed at 0 where it stands alone
+    return {node: bits for node, bits in shared.items() if bits}
 
 
 def check_table(table: "LatencyTable", backbone: nn.Module, operations: Sequence[str] | None) -> None:

@@ -28,6 +28,7 @@ class Derivation:
         names: for each cell and edge the candidates' names, "none" first.
         log_probabilities: the same with the log-probability of each.
         budget: what the derived network may cost, in the cost model's unit.
+        idle: share of the budget that may be left unspent, where there is a choice.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class Derivation:
         names: Mapping[str, Mapping[EdgeKey, Sequence[str]]],
         log_probabilities: Mapping[str, Mapping[EdgeKey, Sequence[float]]],
         budget: float,
+        idle: float = IDLE,
     ) -> None:
-        self.cost, self.names, self.log_probabilities, self.budget = cost, names, log_probabilities, budget
+        self.cost, self.names, self.log_probabilities = cost, names, log_probabilities
+        self.budget, self.idle = budget, idle
         self.choices: dict[str, Choice] = {
             cell: {key: max(range(len(p)), key=p.__getitem__) for key, p in edges.items()}
             for cell, edges in log_probabilities.items()
@@ -56,7 +59,7 @@ class Derivation:
         total = self.cost.backbone + sum(spent.values())
         while True:
             room = self.budget - total
-            if 0 <= room <= IDLE * self.budget:
+            if 0 <= room <= self.idle * self.budget:
                 break
             move = self._best_move(room)
             if move is None:

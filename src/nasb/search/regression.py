@@ -21,7 +21,7 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nasb.search.strategies import STRATEGIES, Strategy
+from nasb.search.strategies import STRATEGIES, Compared, Strategy
 
 if TYPE_CHECKING:
     import torch
@@ -64,27 +64,21 @@ class Regression(Strategy):
         explore = float(torch.rand((), generator=generator)) < self.config.uniform_paths
         self.select_for_weights(generator, explore=explore)
 
-    def observe(self, paths: Sequence[Sequence[int]], losses: Sequence[float], progress: float) -> None:
-        """Take in the losses of some paths on one batch.
-
-        Args:
-            paths: for each path the chosen candidate of every edge, 0 where the edge is dead.
-            losses: of these paths, on the same images.
-            progress: of the search, 0 to 1.
-        """
+    def observe(self, compared: Sequence[Compared], progress: float) -> None:
+        """Take in the losses of some paths on one batch; `progress` of the search, 0 to 1."""
         import torch
 
-        rows = torch.zeros(len(paths), len(self.moment), dtype=torch.double)
-        for row, path in zip(rows, paths, strict=True):
-            for first, chosen in zip(self.first, path, strict=True):
+        rows = torch.zeros(len(compared), len(self.moment), dtype=torch.double)
+        for row, path in zip(rows, compared, strict=True):
+            for first, chosen in zip(self.first, path.live(), strict=True):
                 if chosen:
                     row[first + chosen - 1] = 1.0
-        x, y = rows - rows.mean(0), torch.tensor(losses, dtype=torch.double)
+        x, y = rows - rows.mean(0), torch.tensor([path.loss for path in compared], dtype=torch.double)
         y = y - y.mean()
         self.gram += progress * (x.T @ x)
         self.moment += progress * (x.T @ y)
         self.square += progress * (y @ y)
-        self.count += progress * (len(paths) - 1)
+        self.count += progress * (len(compared) - 1)
 
     def effects(self) -> tuple["Tensor", float]:
         """Return (w: what each operation adds to the loss, tau: the spread of each part of it)."""

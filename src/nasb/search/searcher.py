@@ -1,13 +1,15 @@
 """Searcher: alpha, its objective and its optimizer over one searchable network; watching it; deriving from it.
 
 Objective of alpha: ``cross-entropy + w * |log(E[cost] / budget)| - entropy bonus``, two-sided in the budget (a
-one-sided penalty left half of it unspent). Costs are OPs or, with a latency table, milliseconds. Alpha starts where
-E[cost] meets the budget, with its mass on "none", so that a step costs about what a step of the derived network costs.
+one-sided penalty left half of it unspent). Costs are OPs, bits of memory or, with a latency table, milliseconds. Alpha
+starts where E[cost] meets the budget, with its mass on "none", so that a step costs about what a step of the derived
+network costs.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,23 +22,30 @@ from nasb.cells.searchable import SearchableEdge, named_edges
 from nasb.errors import UserError
 from nasb.search.config import ALPHA_BETAS, SearchConfig
 from nasb.search.cost_model import CostModel
-from nasb.search.derive import Derivation
-from nasb.search.strategies import STRATEGIES
+from nasb.search.population import Judge, PopulationStrategy, Share
+from nasb.search.space import Cells, Space
+from nasb.search.strategies import STRATEGIES, Compared
 
 if TYPE_CHECKING:
     from nasb.cost.latency import LatencyTable
 
+CERTAIN = 10.0
+"""Gain of the operations of an architecture that is settled."""
+NOISE = 0.5
+"""Standard deviation of what is added to alpha's gains for each further candidate, as a share of the gains' own."""
+
 
 @dataclass(frozen=True)
 class SearchReport:
-    """How the search stands: `entropy` of alpha in [0, 1] (1: uniform), `ops_ratio` = E[OPs] / backbone, E[ms] where
-    there is a latency table, `histogram` of the derived architecture's operations, and a warning where the search
-    collapses.
+    """How the search stands: `entropy` of alpha in [0, 1] (1: uniform), `ops_ratio` = E[OPs] / backbone, E[ms] or
+    E[memory] / backbone where these have the budget, `histogram` of the derived architecture's operations, and a
+    warning where the search collapses.
     """
 
     entropy: float
     ops_ratio: float
     expected_ms: float | None
+    memory_ratio: float | None
     histogram: Mapping[str, int]
     warning: str | None
 
@@ -48,7 +57,8 @@ class Searcher:
         network: a searchable network.
         backbone_ops: OPs of the same network with every edge "none".
         config: options of the search.
-        table: with it the budget is `config.budget_ms`, in milliseconds.
+        table: for a budget, or a front, in milliseconds.
+        backbone_bits: memory of the network with every edge "none"; without it there are no costs in memory.
 
     Raises:
         UserError: the network has no searchable edges, the table lacks an operation, or its backbone alone takes more
@@ -56,22 +66,35 @@ class Searcher:
     """
 
     def __init__(
-        self, network: nn.Module, backbone_ops: float, config: SearchConfig, table: "LatencyTable | None" = None
-    ) -> None:
+        self, network: nn.Module, backbone_ops: float, config: SearchConfig, table: "LatencyTable | None" = None, *,
+        backbone_bits: float | None = None,
+    ) -> None:  # fmt: skip
         self.network, self.config = network, config
         self.named = list(named_edges(network))
         if not self.named:
             raise UserError("the network has no searchable edges: are there candidate operations besides none?")
         self.edges: list[SearchableEdge] = [edge for _, _, edge in self.named]
-        self.cost = self.ops = CostModel.of_ops(network, backbone_ops)
-        self.budget = config.budget * backbone_ops
+        self.ops = CostModel.of_ops(network, backbone_ops)
+        costs = {"ops": self.ops}
+        if backbone_bits is not None:
+            costs["memory"] = CostModel.of_memory(network, backbone_bits)
         if table is not None:
-            self.budget = checked_budget_ms(config.budget_ms, table)
-            self.cost = CostModel.of_milliseconds(network, table)
+            costs["ms"] = CostModel.of_milliseconds(network, table)
+        self.cost = costs[config.budget_cost]
+        if config.budget_ms is not None and table is not None:
+            budget = checked_budget_ms(config.budget_ms, table)
+        else:
+            budget = (config.budget if config.budget_memory is None else config.budget_memory) * self.cost.backbone
+        self.space = Space(self.named, costs, config.budget_cost, budget)
         self._start()
         starts = [edge.alpha.detach().softmax(0).cpu() for edge in self.edges]
         self.strategy = STRATEGIES[config.strategy](self.edges, starts, config)
         self.optimizer = torch.optim.Adam(self.alphas(), lr=config.alpha_learning_rate, betas=ALPHA_BETAS)
+
+    @property
+    def budget(self) -> float:
+        """What an architecture may cost, in the cost model's unit."""
+        return self.space.budget
 
     def alphas(self) -> list[nn.Parameter]:
         """Return alpha, one parameter for each edge."""
@@ -90,8 +113,8 @@ class Searcher:
     def _start(self) -> None:
         """Set alpha so that E[cost] meets the budget or comes nearest: bisection of the logit of none on paid edges.
 
-        Free operations cost milliseconds: where these are the budget, free edges are connected as rarely as paid ones,
-        and at most by their share.
+        Free operations cost milliseconds and memory: where these are the budget, free edges are connected as rarely as
+        paid ones, and at most by their share.
         """
         free_logit = _none_logit(1 - self.config.free_share)
         free_lunch = self.cost is self.ops
@@ -127,35 +150,50 @@ class Searcher:
             generator: source of the sampled paths; equal on all ranks.
             progress: 0 at the search's start, 1 at its end.
             epoch: for the decay of the entropy bonus.
-            reduce: averages a gradient over the ranks.
+            reduce: averages a gradient, or losses, over the ranks.
 
         Returns:
             The cross-entropy.
         """
         if self.strategy.measures:
-            return self._measure(loss, generator, progress)
+            return self._measure(loss, generator, progress, epoch, reduce)
         self.strategy.select_for_alpha(generator, progress)
         cross_entropy = loss()
         probabilities = self.probabilities()
         objective = cross_entropy + self._budget_penalty(probabilities) - self._entropy_bonus(probabilities, epoch)
+        self._descend(objective, reduce)
+        return float(cross_entropy.detach())
+
+    def _descend(self, objective: Tensor, reduce: Callable[[Tensor], Tensor] | None) -> None:
         gradients = torch.autograd.grad(objective, self.alphas(), allow_unused=True)
         for alpha, gradient in zip(self.alphas(), gradients, strict=True):
             alpha.grad = gradient if gradient is None or reduce is None else reduce(gradient)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(cross_entropy.detach())
 
-    @torch.no_grad()
-    def _measure(self, loss: Callable[[], Tensor], generator: torch.Generator, progress: float) -> float:
-        """Compare the losses of several paths on one batch; return their mean."""
-        paths, losses = [], []
-        for _ in range(self.config.paths):
-            self.strategy.select_for_alpha(generator, progress)
-            live = {(name, key) for name, cell in self.cost.cells.items() for key in cell.live_edges()}
-            paths.append([edge.selected() if (cell, key) in live else 0 for cell, key, edge in self.named])
-            losses.append(float(loss()))
-        self.strategy.observe(paths, losses, progress)
-        return sum(losses) / len(losses)
+    def _measure(
+        self, loss: Callable[[], Tensor], generator: torch.Generator, progress: float, epoch: int,
+        reduce: Callable[[Tensor], Tensor] | None,
+    ) -> float:  # fmt: skip
+        """Compare the losses of several paths on one batch; return their mean over the ranks."""
+        choices, losses = [], []
+        with torch.no_grad():
+            for _ in range(self.config.paths):
+                self.strategy.select_for_alpha(generator, progress)
+                choices.append(self.space.selected())
+                losses.append(loss().detach().float())
+            means = torch.stack(losses)
+            found = (means if reduce is None else reduce(means)).tolist()
+        compared = []
+        for choice, value in zip(choices, found, strict=True):
+            cost = self.cost.of(self.space.cells(choice))
+            penalty = self.config.budget_weight * abs(math.log(cost / self.budget))
+            compared.append(Compared(choice, tuple(self.space.relevant(choice)), value, penalty))
+        surrogate = self.strategy.observe(compared, progress)
+        if surrogate is not None:
+            # All ranks have the same losses, and so the same gradient.
+            self._descend(surrogate - self._entropy_bonus(self.probabilities(), epoch), None)
+        return float(sum(found)) / len(found)
 
     @torch.no_grad()
     def end_epoch(self) -> None:
@@ -190,44 +228,80 @@ class Searcher:
         What counts is what alpha has gained over where it began: there "none" stands as high as the budget asks, which
         says nothing of the operations.
         """
-        return self._derive([edge.gain() for edge in self.edges])
+        return self.space.derive([edge.gain() for edge in self.edges])
+
+    def candidates(self, count: int, generator: torch.Generator) -> list[Cells]:
+        """Return several architectures that use the budget, the derived one first.
+
+        The further ones are the best that a population has, or derived from alpha's gains with noise on them. They may
+        be fewer than `count`: no architecture comes twice.
+        """
+        found = {self.space.choice(cells): cells for cells in [self.derive()]}
+        if isinstance(self.strategy, PopulationStrategy):
+            for choice in self.strategy.best(2 * count):
+                if len(found) < count:
+                    filled = self.space.fit(choice, self.space.noise(generator))
+                    found.setdefault(filled, self.space.cells(filled))
+            return list(found.values())
+        gains = [edge.gain().cpu() for edge in self.edges]
+        spread = NOISE * float(torch.cat(gains).std())
+        for _ in range(2 * count):
+            if len(found) < count:
+                noisy = [gain + spread * torch.randn(gain.shape, generator=generator) for gain in gains]
+                cells = self.space.derive(noisy)
+                found.setdefault(self.space.choice(cells), cells)
+        return list(found.values())
 
     def score(self, cells: Mapping[str, Sequence[Edge]]) -> float:
-        """Return the log-probability of an architecture under what alpha has gained; higher is better."""
-        choice = self._choice_of(cells)
+        """Return the log-probability of an architecture under what alpha has gained; higher is better.
+
+        Strategies that judge whole architectures train no alpha: their own score is the shared weights' loss
+        (`SearchStage.score`).
+        """
+        choice = self.space.choice(cells)
         return sum(float(e.gain().log_softmax(0)[index]) for e, index in zip(self.edges, choice, strict=True))
 
     def select(self, cells: Mapping[str, Sequence[Edge]]) -> None:
         """Let the network run an architecture."""
-        for edge, index in zip(self.edges, self._choice_of(cells), strict=True):
-            edge.select([index])
+        self.space.select(self.space.choice(cells))
 
-    def _choice_of(self, cells: Mapping[str, Sequence[Edge]]) -> list[int]:
-        """Return the index of the candidate that an architecture has on each edge."""
-        chosen = {(cell, e.source, e.target, e.operation) for cell, edges in cells.items() for e in edges}
-        return [
-            next((i for i, name in enumerate(edge.names) if (cell, source, target, name) in chosen), 0)
-            for cell, (source, target, _), edge in self.named
-        ]
-
-    def _derive(self, gains: Sequence[Tensor]) -> dict[str, tuple[Edge, ...]]:
-        names: dict[str, dict[EdgeKey, tuple[str, ...]]] = {}
-        logs: dict[str, dict[EdgeKey, list[float]]] = {}
-        for (cell, key, edge), gain in zip(self.named, gains, strict=True):
-            names.setdefault(cell, {})[key] = edge.names
-            logs.setdefault(cell, {})[key] = gain.cpu().double().log_softmax(0).tolist()
-        return Derivation(self.cost, names, logs, self.budget).run()
-
-    def draw(self, generator: torch.Generator) -> dict[str, tuple[Edge, ...]]:
+    def draw(self, generator: torch.Generator) -> Cells:
         """Return a random architecture's edges by cell: random log-probabilities, derived like alpha's, so that it uses
         the budget.
         """
-        return self._derive([torch.rand(edge.alpha.shape, generator=generator).double().log() for edge in self.edges])
+        return self.space.cells(self.space.draw(generator))
 
-    def finish(self, loss: Callable[[], float], generator: torch.Generator) -> None:
-        """Let the strategy do what is left after the last epoch; `loss` judges the selected paths."""
+    def judged_in_all(self) -> int:
+        """Return how many architectures are judged once the weights are trained."""
+        return self.strategy.total() if isinstance(self.strategy, PopulationStrategy) else 0
 
-        self.strategy.finish(lambda: self._choice_of(self.draw(generator)), loss)
+    def finish(
+        self, judge: Judge, *, seed: int = 0, folder: Path | None = None, share: Share = lambda judged: judged
+    ) -> None:
+        """Let the strategy do what is left after the last epoch: judge whole architectures, where it does that.
+
+        Args:
+            judge: gives the losses of architectures; the same on all ranks.
+            seed: of what is proposed.
+            folder: where judged architectures are kept, so that a search that is killed goes on; None: nowhere.
+            share: gives all ranks what rank 0 has.
+
+        Raises:
+            UserError: what is kept in the folder is damaged, or of another search.
+        """
+        strategy = self.strategy
+        if isinstance(strategy, PopulationStrategy):
+            strategy.begin(self.space, seed)
+            strategy.search(judge, folder, share)
+            (best,) = strategy.best(1)
+            self.settle(self.space.cells(self.space.fit(best, self.space.noise(strategy.generator("best")))))
+
+    @torch.no_grad()
+    def settle(self, cells: Mapping[str, Sequence[Edge]]) -> None:
+        """Put all of alpha's mass on an architecture."""
+        for edge, index in zip(self.edges, self.space.choice(cells), strict=True):
+            edge.alpha.copy_(edge.base)
+            edge.alpha[index] += CERTAIN
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint has to hold beside the network, of which alpha is a part."""
@@ -252,39 +326,43 @@ class Searcher:
         return SearchReport(
             entropy,
             float(self.ops.expected(self.probabilities())) / self.ops.backbone,
-            None if self.cost is self.ops else self.expected_cost(),
+            self.expected_cost() if self.config.budget_cost == "ms" else None,
+            self.expected_cost() / self.cost.backbone if self.config.budget_cost == "memory" else None,
             histogram,
             self._collapse(cells, entropy),
         )
 
-    def _collapse(self, cells: Mapping[str, tuple[Edge, ...]], entropy: float) -> str | None:
-        """Say so if the search has fallen back on what costs nothing, or has decided nothing at all."""
+    def collapse_of(self, cells: Mapping[str, tuple[Edge, ...]]) -> str | None:
+        """Say so if an architecture has only what costs nothing, though there is a budget for more, or leaves much of
+        the budget unspent.
+        """
         paid = sum(OPERATIONS[edge.operation].paid for edges in cells.values() for edge in edges)
         idle = 1 - self.cost.of(cells) / self.budget
-        affordable = self.budget > 1.01 * self.cost.backbone
-        if paid == 0 and affordable:
+        if paid == 0 and self.budget > 1.01 * self.cost.backbone:
             return "the search collapses: the derived architecture has no binary convolution besides its backbone"
+        return f"the search leaves {idle:.0%} of the budget unspent" if idle > 0.05 else None
+
+    def _collapse(self, cells: Mapping[str, tuple[Edge, ...]], entropy: float) -> str | None:
+        """Say so if the search has fallen back on what costs nothing, or has decided nothing at all."""
+        if (warning := self.collapse_of(cells)) is not None:
+            return warning
         mass: dict[str, float] = {}
         for _, (_, _, is_paid), edge in self.named:
             if is_paid:
                 for name, p in zip(edge.names, edge.alpha.softmax(0).tolist(), strict=True):
                     mass[name] = mass.get(name, 0.0) + p
         paid_mass = 1 - mass.get(NONE, 0.0) / max(sum(mass.values()), 1e-9)
-        if paid_mass < 1e-3 and affordable:
+        if paid_mass < 1e-3 and self.budget > 1.01 * self.cost.backbone:
             return f'the search collapses to "none": paid operations hold {paid_mass:.2%} of the probability'
-        if idle > 0.05:
-            return f"the search leaves {idle:.0%} of the budget unspent"
         return "the search collapses: alpha has lost nearly all of its entropy" if entropy < 0.01 else None
 
 
-def checked_budget_ms(budget_ms: float | None, table: "LatencyTable") -> float:
+def checked_budget_ms(budget_ms: float, table: "LatencyTable") -> float:
     """Return the budget in milliseconds.
 
     Raises:
-        UserError: it is missing, or below what the table's backbone alone takes.
+        UserError: it is below what the table's backbone alone takes.
     """
-    if budget_ms is None:
-        raise UserError("search.budget_ms is missing: search.latency_table is given")
     if budget_ms < table.backbone_ms:
         raise UserError(
             f'search.budget_ms is {budget_ms:g}, but with every edge "none" the network takes {table.backbone_ms:g} ms '

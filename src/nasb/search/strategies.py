@@ -2,7 +2,9 @@
 
 A strategy decides what every edge computes in a step of weights and in a step of alpha. The objective of alpha, its
 optimizer, the budget and the derivation are the same for all (nasb.search.searcher), so that strategies can be
-compared.
+compared. Here are those that learn alpha by the network's own gradient; others compare losses (nasb.search.reinforce,
+nasb.search.regression), or learn no alpha and judge whole architectures once the weights are trained
+(nasb.search.population).
 
 Departures from the papers: no strategy rescales alpha after a step (ProxylessNAS keeps the paths that were not
 sampled as probable as before); gates compares the two paths of a share of the edges in each step, since "none" is one
@@ -10,7 +12,8 @@ of the two on most edges and comparing all would compute every edge.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nasb.registry import Registry
@@ -25,6 +28,24 @@ if TYPE_CHECKING:
 STRATEGIES: Registry[type["Strategy"]] = Registry("search strategy")
 
 
+@dataclass(frozen=True)
+class Compared:
+    """One of several paths that are compared on one batch."""
+
+    choice: tuple[int, ...]
+    """For each edge the index of the candidate that ran."""
+    relevant: tuple[bool, ...]
+    """For each edge whether what stands on it matters to this path (`Space.relevant`)."""
+    loss: float
+    """Cross-entropy, over all ranks."""
+    penalty: float
+    """w * |log(cost / budget)| of this path."""
+
+    def live(self) -> list[int]:
+        """Return the choice with 0, none, on every edge that is dead."""
+        return [index if matters else 0 for index, matters in zip(self.choice, self.relevant, strict=True)]
+
+
 class Strategy(ABC):
     """What the edges compute during the search.
 
@@ -35,8 +56,11 @@ class Strategy(ABC):
     """
 
     trains_alpha = True
+    """Whether there are steps of alpha."""
     measures = False
-    """Whether a step of alpha compares the losses of several paths (`observe`) instead of taking a gradient."""
+    """Whether a step of alpha compares the losses of several paths instead of taking the network's gradient."""
+    judges = False
+    """Whether whole architectures are judged once the weights are trained (nasb.search.population)."""
     description: str
 
     def __init__(self, edges: Sequence["SearchableEdge"], starts: Sequence["Tensor"], config: "SearchConfig") -> None:
@@ -52,9 +76,13 @@ class Strategy(ABC):
     def select_for_alpha(self, generator: "torch.Generator", progress: float) -> None:
         """Choose paths and gates for a step of alpha; `progress` goes from 0 to 1 over the search."""
 
-    def observe(self, paths: Sequence[Sequence[int]], losses: Sequence[float], progress: float) -> None:
-        """Take in the losses of some paths on one batch (where `measures`)."""
-        return
+    def observe(self, compared: Sequence[Compared], progress: float) -> "Tensor | None":
+        """Take in some paths that ran on one batch (where `measures`).
+
+        Returns:
+            A value whose gradient alpha is to descend; None if there is none.
+        """
+        return None
 
     def evidence(self) -> list["Tensor"] | None:
         """Return for each edge what speaks for each candidate beside none, where that is not alpha (`measures`)."""
@@ -68,12 +96,12 @@ class Strategy(ABC):
         """Take a checkpoint's state back."""
         return
 
-    def finish(self, draw: Callable[[], Sequence[int]], judge: Callable[[], float]) -> None:
-        """Do what is left when the last epoch is over, before the architecture is derived.
+    @classmethod
+    def check_installed(cls) -> None:
+        """Refuse a strategy whose packages are missing.
 
-        Args:
-            draw: draws a random architecture within the budget: for each edge the index of its candidate.
-            judge: the loss of what is selected at the moment, on images of the alpha half.
+        Raises:
+            UserError: says what to install.
         """
         return
 
@@ -156,37 +184,3 @@ class Darts(Strategy):
         """Run the mixture."""
         for edge in self.edges:
             edge.select(range(len(edge.names)), edge.alpha.softmax(0))
-
-
-@STRATEGIES.register("random")
-class RandomSearch(Strategy):
-    """Train weights on random paths, then keep the best of random architectures that use the budget.
-
-    Source: Li and Talwalkar, Random search with weight sharing, UAI 2019, arXiv 1902.07638.
-    """
-
-    description = "random architectures, ranked with shared weights"
-    trains_alpha = False
-
-    def select_for_alpha(self, generator: "torch.Generator", progress: float) -> None:
-        """Nothing is learned: draw a path as for the weights."""
-        self.select_for_weights(generator, explore=True)
-
-    def finish(self, draw: Callable[[], Sequence[int]], judge: Callable[[], float]) -> None:
-        """Judge `candidates` architectures and put all of alpha's mass on the best."""
-        import torch
-
-        best: tuple[float, Sequence[int]] | None = None
-        for _ in range(self.config.candidates):
-            choice = draw()
-            for edge, index in zip(self.edges, choice, strict=True):
-                edge.select([index])
-            loss = judge()
-            if best is None or loss < best[0]:
-                best = loss, choice
-        if best is None:
-            return
-        with torch.no_grad():
-            for edge, index in zip(self.edges, best[1], strict=True):
-                edge.alpha.copy_(edge.base)
-                edge.alpha[index] += 10.0

@@ -13,10 +13,10 @@ from nasb.errors import UserError, unknown_name
 from nasb.search.config import SearchConfig
 
 OPTIMIZERS = ("adamw", "sgd")
-SCHEDULES = ("cosine", "linear", "constant")
+SCHEDULES = ("cosine", "linear", "steps", "constant")
 ACTIVATION_PHASES = ("hardtanh", "tanh", "sign")
 UNNAMED_TEACHERS = ("auto", "none")
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 Scalar = int | float | str | bool
 
 
@@ -25,9 +25,21 @@ class NetworkConfig:
     """The real CNN that is converted."""
 
     host: str = "resnet20"
-    """Registered host network, or (with architecture: backbone) a hand-made binary one: `nasb list networks`."""
+    """Registered host network (`nasb list networks`), or torchvision/NAME, timm/NAME; or (with architecture: backbone)
+    a hand-made binary one."""
     options: dict[str, Scalar] = field(default_factory=dict)
     """The host's own options, e.g. {width: 16, stem_stride: 2}."""
+    factory: str | None = None
+    """In place of host: the function that makes your own CNN, package.module:function or file.py:function. It is called
+    with num_classes and in_channels, as far as it takes them, and with the options."""
+    keep_real: tuple[str, ...] = ()
+    """Wildcards of what stays real, e.g. ["layer4.*"]: convolutions, and layers and operations that the conversion does
+    not know."""
+
+    @property
+    def name(self) -> str:
+        """The name under which the CNN is found: the factory's, or the host's."""
+        return self.host if self.factory is None else self.factory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +57,9 @@ class StageConfig:
     weight_decay: float = 0.0
     """Decay of real weights of convolutions and linear layers; never of binary weights, batch norms or thresholds."""
     schedule: str = "cosine"
-    """Learning rate over the stage: cosine or linear to 0, or constant."""
+    """Learning rate over the stage: cosine or linear to 0; steps: a tenth after each of `milestones`; or constant."""
+    milestones: tuple[float, ...] = ()
+    """Schedule steps: epochs after each of which the learning rate falls to a tenth, e.g. [25, 35]."""
     warmup_epochs: float = 0.0
     """Epochs in which the learning rate rises linearly from 0."""
     label_smoothing: float = 0.0
@@ -86,6 +100,12 @@ class StageConfig:
         for key in ("learning_rate", "distillation_temperature"):
             if not getattr(self, key) > 0:
                 raise UserError(f"{where}.{key} is {getattr(self, key)}; it must be above 0")
+        rising = all(a < b for a, b in zip((0, *self.milestones), (*self.milestones, float("inf")), strict=True))
+        if (self.schedule == "steps") != bool(self.milestones) or not rising:
+            raise UserError(
+                f"{where}.milestones is {list(self.milestones)} and {where}.schedule is {self.schedule}; "
+                "milestones are epochs above 0 in rising order, for the schedule steps alone"
+            )
         if self.warmup_epochs > self.epochs:
             raise UserError(
                 f"{where}.warmup_epochs is {self.warmup_epochs}; accepted: 0 to {where}.epochs ({self.epochs})"
@@ -127,16 +147,25 @@ class FinetuneConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class HardwareConfig:
-    """Where the run is computed; changing it does not make it another run, though the last bits may differ."""
+    """Where the run is computed; changing it does not make it another run, though its numbers may differ: each of
+    devices * nodes * accumulate pieces of a batch has batch norm statistics of its own."""
 
     accelerator: str = "auto"
     """auto, cpu, cuda or mps; all but cpu are untried."""
     devices: int = 1
-    """Devices (processes); more than 1 is data parallel."""
+    """Devices of this machine, one process each; they share each batch (data parallel). Also: --devices."""
+    nodes: int = 1
+    """Machines with that many devices each; start the command on each of them (docs/several-devices.md). Also:
+    --nodes."""
+    accumulate: int = 1
+    """Pieces in which each process computes its share of a batch, one after the other: less memory, the same batch."""
+    sync_batch_norm: bool = False
+    """Batch norm over the images of all processes, not of each (torch's SyncBatchNorm; CUDA only, untried here)."""
     precision: str = "32-true"
-    """32-true, or bf16-mixed: faster on hardware that has it, and approximate: accumulators are not exact integers."""
+    """32-true; or bf16-mixed or 16-mixed (fp16 with a gradient scaler): faster on hardware that has it, and
+    approximate: accumulators are not exact integers."""
     threads: int | None = None
-    """Threads of PyTorch; by default one for each core."""
+    """Threads of PyTorch in each process; by default the cores, shared by the processes of this machine."""
     keep_memory: bool = True
     """Keep freed memory for the next step, not give it back to the system: faster on a CPU (Linux with glibc)."""
     compile: bool = False
@@ -147,8 +176,10 @@ class HardwareConfig:
             raise UserError(f"hardware.accelerator is {self.accelerator!r}; accepted: auto, cpu, cuda, mps")
         if self.precision not in PRECISIONS:
             raise UserError(f"hardware.precision: {unknown_name('precision', self.precision, PRECISIONS)}")
-        if self.devices < 1 or (self.threads is not None and self.threads < 1):
-            raise UserError("hardware.devices and hardware.threads must be at least 1")
+        for key in ("devices", "nodes", "accumulate", "threads"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise UserError(f"hardware.{key} is {value}; it must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +196,7 @@ class RunConfig:
     init_partial: bool = False
     """Leave layers whose shape differs in `init` (such as the classifier) as they are, instead of refusing the file."""
     plugin: str | None = None
-    """Python file that registers your own network with nasb.register_host; it is executed."""
+    """Python file that registers your own networks with nasb.register_host, or file.py:function; it is executed."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     cell: CellConfig = field(default_factory=CellConfig)
     data: DataConfig = field(default_factory=DataConfig)

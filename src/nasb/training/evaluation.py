@@ -15,17 +15,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """Top-1 in percent, mean loss, number of images."""
+    """Top-1 in percent, mean loss, number of images, and how many of them were told right."""
 
     top1: float
     loss: float
     images: int
+    correct: int
 
 
 class Score:
-    """Running sums of loss and correct answers; they are part of a checkpoint."""
+    """Running sums of loss and correct answers of this rank; those of all ranks are part of a checkpoint.
 
-    def __init__(self) -> None:
+    Args:
+        fabric: the ranks; None for one.
+    """
+
+    def __init__(self, fabric: "Fabric | None" = None) -> None:
+        self.fabric = None if fabric is None or fabric.world_size == 1 else fabric
         self.sums = torch.zeros(3, dtype=torch.float64)
 
     def add(self, logits: Tensor, target_N: Tensor, loss: Tensor) -> None:  # noqa: N803
@@ -34,39 +40,46 @@ class Score:
         images = len(target_N)
         self.sums += torch.stack([loss.double() * images, correct.double(), torch.tensor(float(images))]).cpu()
 
-    def take(self, fabric: "Fabric | None" = None) -> Result:
+    def _total(self) -> Tensor:
+        """Return the sums over all ranks, [loss, correct, images]."""
+        if self.fabric is None:
+            return self.sums.clone()
+        total = self.sums.to(self.fabric.device, copy=True)
+        torch.distributed.all_reduce(total)
+        return total.cpu()
+
+    def take(self) -> Result:
         """Return the result over all ranks, and begin anew."""
-        sums = self.sums
-        if fabric is not None and fabric.world_size > 1:
-            reduced = fabric.all_reduce(sums, reduce_op="sum")
-            assert isinstance(reduced, Tensor)
-            sums = reduced.cpu()
-        loss, correct, images = sums.tolist()
+        loss, correct, images = self._total().tolist()
         self.sums = torch.zeros(3, dtype=torch.float64)
-        images = max(images, 1.0)
-        return Result(100 * correct / images, loss / images, int(images))
+        counted = max(images, 1.0)
+        return Result(100 * correct / counted, loss / counted, int(images), int(correct))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the sums."""
-        return {"sums": self.sums.clone()}
+        """Return the sums over all ranks; all of them have to ask."""
+        return {"sums": self._total()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take the sums back."""
-        self.sums = state["sums"].clone()
+        """Take the sums back; one rank holds those of all."""
+        first = self.fabric is None or self.fabric.is_global_zero
+        self.sums = state["sums"].clone() if first else torch.zeros(3, dtype=torch.float64)
 
 
 @torch.no_grad()
 def evaluate(network: nn.Module, data: ImageData, part: str, fabric: "Fabric | None" = None) -> Result:
-    """Return Top-1 (percent) and cross-entropy of a network on a part of the data, in fp32, in evaluation mode."""
+    """Return Top-1 (percent) and cross-entropy of a network on a part of the data, in fp32, in evaluation mode.
+
+    The ranks share each batch; every image is counted once.
+    """
     training = network.training
     network.eval()
     device = next(network.parameters()).device
-    score = Score()
+    score = Score(fabric)
     rank, world_size = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
-    for images, targets in data.evaluation_batches(part, rank=rank, world_size=world_size):
-        x_NCHW = images.to(device).contiguous(memory_format=torch.channels_last)
+    for images, targets in data.evaluation_batches(part, rank=rank, world_size=world_size, device=device):
+        x_NCHW = images.contiguous(memory_format=torch.channels_last)
         target_N = targets.to(device)
         logits = network(x_NCHW)
         score.add(logits, target_N, F.cross_entropy(logits, target_N))
     network.train(training)
-    return score.take(fabric)
+    return score.take()

@@ -4,12 +4,13 @@ Before each step the random generators are seeded from (seed, stage, epoch, step
 checkpoint draws what the uninterrupted one draws.
 """
 
+import os
 import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,7 +18,14 @@ from nasb.errors import UserError
 from nasb.seeding import derive_seed
 from nasb.training.checkpoint import Position
 from nasb.training.progress import StageProgress
+from nasb.training.ranks import any_rank
 from nasb.training.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+SAME_REQUEST = 2.0
+"""Seconds in which further signals are the same request: a launcher passes on what the whole group has got already."""
 
 
 class StoppedError(UserError):
@@ -58,16 +66,25 @@ class Stage(ABC):
 
 
 class _StopSignals:
-    """Turns SIGINT and SIGTERM into a flag that the loop reads between steps; a second one ends the process at once."""
+    """Turns SIGINT and SIGTERM into a flag that the loop reads between steps; asked again, the process ends at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self._first: float | None = None
         self._former: dict[int, Any] = {}
 
+    @property
+    def asked(self) -> bool:
+        """Whether a signal has come."""
+        return self._first is not None
+
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        for signal_number, handler in self._former.items():
-            signal.signal(signal_number, handler)
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+        elif now - self._first > SAME_REQUEST:
+            for signal_number, handler in self._former.items():
+                signal.signal(signal_number, handler)
+            os.kill(os.getpid(), number)
 
     def __enter__(self) -> "_StopSignals":
         try:
@@ -84,8 +101,10 @@ class _StopSignals:
             signal.signal(number, handler)
 
 
-def run_stage(stage: Stage, run: RunDirectory, *, seed: int, rank: int = 0) -> float:
+def run_stage(stage: Stage, run: RunDirectory, fabric: "Fabric", *, seed: int) -> float:
     """Run a stage to its end, from its checkpoint if there is one.
+
+    All ranks make the same steps, and save and stop after the same one; rank 0 writes and tells.
 
     Returns:
         The seconds that the stage took, over all sittings.
@@ -109,19 +128,20 @@ def run_stage(stage: Stage, run: RunDirectory, *, seed: int, rank: int = 0) -> f
     done = position.epoch * stage.steps + position.step
     with (
         _StopSignals() as stop,
-        StageProgress(stage.name, stage.epochs * stage.steps, done, quiet=rank > 0) as progress,
+        StageProgress(stage.name, stage.epochs * stage.steps, done, quiet=not fabric.is_global_zero) as progress,
     ):
         if restored is not None:
             progress.note(f"{stage.name}: going on at epoch {position.epoch}, step {position.step}")
         for epoch in range(position.epoch, stage.epochs):
             start = position.step if epoch == position.epoch else 0
-            _run_epoch(stage, run, progress, stop, epoch, start, begun, seed)
+            _run_epoch(stage, run, fabric, progress, stop, epoch, start, begun, seed)
     return time.perf_counter() - begun
 
 
 def _run_epoch(
     stage: Stage,
     run: RunDirectory,
+    fabric: "Fabric",
     progress: StageProgress,
     stop: _StopSignals,
     epoch: int,
@@ -130,18 +150,23 @@ def _run_epoch(
     seed: int,
 ) -> None:
     interval = run.config.checkpoint_minutes * 60
+    # What a network draws itself (dropout) is to differ between ranks; rank 0 draws what one process draws.
+    rank = () if fabric.is_global_zero else (fabric.global_rank,)
     saved = epoch_began = time.perf_counter()
     torch.manual_seed(derive_seed(seed, stage.name, epoch))
     stage.begin_epoch(epoch)
     for step, batch in enumerate(stage.batches(epoch, start), start):
-        torch.manual_seed(derive_seed(seed, stage.name, epoch, step))
+        torch.manual_seed(derive_seed(seed, stage.name, epoch, step, *rank))
         stage.step(epoch, step, batch)
         progress.advance()
         now = time.perf_counter()
-        if (stop.asked or now - saved >= interval) and step + 1 < stage.steps:
+        if step + 1 == stage.steps:
+            continue  # the epoch's end saves
+        stopping, due = any_rank(fabric, stop.asked, now - saved >= interval)
+        if stopping or due:
             run.save(stage.name, Position(epoch, step + 1, now - begun), stage.state_dict())
             saved = now
-        if stop.asked and step + 1 < stage.steps:
+        if stopping:
             raise StoppedError(f"stopped in stage {stage.name}, epoch {epoch}; the same command goes on from here")
     speed = (stage.steps - start) * stage.images / (time.perf_counter() - epoch_began)
     metrics, warning = stage.end_epoch(epoch)
@@ -152,5 +177,5 @@ def _run_epoch(
     if warning is not None:
         progress.note(f"warning: {warning}")
     run.save(stage.name, Position(epoch + 1, 0, time.perf_counter() - begun), stage.state_dict())
-    if stop.asked:
+    if any_rank(fabric, stop.asked)[0]:
         raise StoppedError(f"stopped in stage {stage.name} after epoch {epoch}; the same command goes on from here")

@@ -42,6 +42,9 @@ def learning_rate(config: StageConfig, step: int, steps_per_epoch: int) -> float
         return config.learning_rate * (step + 1) / warmup
     total = max(config.epochs * steps_per_epoch - warmup, 1)
     progress = min((step - warmup) / total, 1.0)
+    if config.schedule == "steps":
+        passed = sum(step >= round(milestone * steps_per_epoch) for milestone in config.milestones)
+        return config.learning_rate * 0.1**passed
     if config.schedule == "constant":
         return config.learning_rate
     if config.schedule == "linear":
@@ -104,14 +107,13 @@ def load_weights(network: nn.Module, path: str, *, partial: bool = False) -> lis
         The names that were left as they are.
 
     Raises:
-        UserError: the file cannot be read, or (unless `partial`) its tensors are not this network's.
+        UserError: the file cannot be read, (unless `partial`) its tensors are not this network's, or none of them is.
     """
     tensors, _ = load_safetensors(path)
     own = network.state_dict()
     left: list[str] = []
-    for name, value in own.items():
-        if name.endswith("num_batches_tracked"):
-            continue
+    asked = {name: value for name, value in own.items() if not name.endswith("num_batches_tracked")}
+    for name, value in asked.items():
         if name not in tensors or tensors[name].shape != value.shape:
             found = f"has shape {list(tensors[name].shape)}" if name in tensors else "is missing"
             if not partial:
@@ -122,7 +124,7 @@ def load_weights(network: nn.Module, path: str, *, partial: bool = False) -> lis
     surplus = sorted(set(tensors) - set(own))
     if surplus and not partial:
         raise UserError(f"{path}: {surplus[0]} is not in this network; is it of another network?")
-    if len(left) == len(own):
+    if len(left) == len(asked):
         raise UserError(f"{path}: no tensor fits this network; is it of another network?")
     network.load_state_dict({n: t for n, t in tensors.items() if n in own and n not in left}, strict=False)
     return left

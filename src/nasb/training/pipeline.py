@@ -1,16 +1,19 @@
 """The three stages as one resumable pipeline: data + CNN in, a trained binary network in a run directory out."""
 
 import json
+import platform
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from nasb.binary import set_phase
-from nasb.cells.architecture import Architecture
+from nasb.cells.architecture import Architecture, Edge
 from nasb.cells.config import CellConfig
 from nasb.cells.operations import OPERATIONS
 from nasb.cost import Count, count
@@ -19,18 +22,23 @@ from nasb.data import ImageData, open_data
 from nasb.errors import UserError
 from nasb.files import save_safetensors, write_text
 from nasb.model_file import BINARY, load_model, save_model
-from nasb.networks import create_host, is_rival
+from nasb.networks import create_host, is_rival, register_factory
 from nasb.networks.convert import convert
 from nasb.networks.plan import Plan, plan_of
 from nasb.plugin import load_plugin
+from nasb.search import STRATEGIES
 from nasb.search.cost_model import check_table
+from nasb.search.front import write_front
+from nasb.search.population import PopulationStrategy
 from nasb.search.searcher import checked_budget_ms
 from nasb.seeding import derive_seed
 from nasb.training.config import RunConfig, StageConfig
 from nasb.training.evaluation import evaluate
 from nasb.training.fabric import create_fabric
+from nasb.training.launch import going_on
 from nasb.training.loop import run_stage
 from nasb.training.optimization import create_teacher, freeze, load_weights
+from nasb.training.ranks import LostRankError, is_lost_rank
 from nasb.training.run_directory import LATENCY_TABLE, STAGES, RunDirectory
 from nasb.training.search_stage import SearchStage
 from nasb.training.train_stage import TrainStage
@@ -54,12 +62,15 @@ class Pipeline:
         self.config = config
         if config.plugin is not None:
             load_plugin(config.plugin)
+        if config.network.factory is not None:
+            register_factory(config.network.factory)
         self.fabric: Fabric = create_fabric(config.hardware)
         self.data: ImageData = open_data(config.data, seed=config.seed)
         # Every fault of what the user gave shows before anything is written.
         self._check_rival()
         backbone = self._backbone(config.cell)
-        self.plan: Plan | None = None if is_rival(config.network.host) else plan_of(backbone)
+        self.plan: Plan | None = None if is_rival(config.network.name) else plan_of(backbone)
+        self._check_classes()
         self.table = self._latency_table(Path(out), backbone)
         self._check_files()
         self.run = RunDirectory(out, config, writes=self.fabric.is_global_zero)
@@ -68,12 +79,25 @@ class Pipeline:
                 write_text(self.run / "plan.txt", f"{self.plan}\n")
             if self.table is not None:
                 write_text(self.run / LATENCY_TABLE, self.table.text)
+        self.fabric.barrier()
+        if not (self.run / "config.yaml").exists():
+            raise UserError(
+                f"{out}: {platform.node()}, which has rank {self.fabric.global_rank}, does not see the run directory "
+                "of rank 0; give a directory on a file system that all machines share"
+            )
 
     def __enter__(self) -> "Pipeline":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.run.close()
+        if error is not None and is_lost_rank(error, self.fabric):
+            reason = str(error).splitlines()[0]
+            raise LostRankError(
+                f"rank {self.fabric.global_rank} has lost another rank: {reason}; {going_on(self.run.path)}"
+            ) from None
 
     def _host(self) -> nn.Module:
         """Return the host, freshly initialized from the seed, with the user's weights if there are any."""
@@ -84,7 +108,7 @@ class Pipeline:
         torch.manual_seed(derive_seed(self.config.seed, "host"))
         network = self.config.network
         host = create_host(
-            network.host,
+            network.name,
             num_classes=self.data.num_classes,
             in_channels=self.data.input_shape[0],
             options=network.options,
@@ -95,7 +119,7 @@ class Pipeline:
 
     def _check_rival(self) -> None:
         """Refuse what a hand-made binary network has not: a search, a host's weights, milliseconds of operations."""
-        name = self.config.network.host
+        name = self.config.network.name
         if not is_rival(name):
             return
         what = f"network.host: {name} is a hand-made binary network"
@@ -106,12 +130,20 @@ class Pipeline:
         if self.config.search.latency_table is not None:
             raise UserError(f"{what}: leave search.latency_table out, which is for networks that are searched")
 
+    def _check_classes(self) -> None:
+        """Refuse a network of the user's own that has another number of outputs than the data has classes."""
+        if self.plan is not None and self.plan.outputs != self.data.num_classes:
+            raise UserError(
+                f"{self.config.network.name}: has {self.plan.outputs} outputs, the data {self.data.num_classes} "
+                "classes; let its function take num_classes"
+            )
+
     def _backbone(self, cell: CellConfig) -> nn.Module:
         """Return the hand-made network: the converted host with every edge "none"; a rival is one as it is."""
         host = self._host()
-        if is_rival(self.config.network.host):
+        if is_rival(self.config.network.name):
             return host
-        return convert(host, self.data.input_shape, cell=cell)
+        return convert(host, self.data.input_shape, cell=cell, keep_real=self.config.network.keep_real)
 
     def _teacher(self, stage: StageConfig) -> nn.Module | None:
         """Return the teacher of a stage: the one that it names; by default the user's CNN, if all of it is trained."""
@@ -123,11 +155,18 @@ class Pipeline:
     def _check_files(self) -> None:
         """Refuse files and names that a later stage would stumble over."""
         if self.config.architecture not in ("search", "backbone"):
+            if not Path(self.config.architecture).is_file():
+                raise UserError(
+                    f"architecture is {self.config.architecture!r}; accepted: search, backbone, or the path of an "
+                    "architecture.json"
+                )
             given = Architecture.load(self.config.architecture)
             self._check_given(given)
             given.build(self._host())
         for name in self.config.search.operations or ():
             OPERATIONS[name]  # raises with the closest known names
+        if "search" in self.stages():
+            STRATEGIES[self.config.search.strategy].check_installed()
         for stage in (self.config.pretrain, self.config.finetune):
             self._teacher(stage)
 
@@ -149,16 +188,26 @@ class Pipeline:
                 )
         network = self.config.network
         table.check_network(
-            network_key(network.host, network.options, self.data.num_classes, self.data.input_shape, self.config.cell)
+            network_key(
+                network.name,
+                network.options,
+                self.data.num_classes,
+                self.data.input_shape,
+                self.config.cell,
+                network.keep_real,
+            )
         )
         check_table(table, backbone, search.operations)
-        checked_budget_ms(search.budget_ms, table)
+        if search.budget_ms is not None:
+            checked_budget_ms(search.budget_ms, table)
         return table
 
     def describe_budget(self) -> list[str]:
-        """Return what is to be said of a budget in milliseconds; nothing without one."""
+        """Return what is to be said of a budget in milliseconds or memory; nothing of one on OPs."""
         table, search = self.table, self.config.search
-        if table is None:
+        if search.budget_memory is not None:
+            return [f"budget: {search.budget_memory:g} of the backbone's memory; search.budget, on OPs, is not used"]
+        if table is None or search.budget_ms is None:
             return []
         lines = [
             f"budget: {search.budget_ms:g} ms on {table.conditions}, where the backbone takes "
@@ -174,10 +223,10 @@ class Pipeline:
     def describe_network(self) -> str:
         """Return one line: the host, and what becomes of its convolutions."""
         if self.plan is None:
-            return f"{self.config.network.host}: hand-made, nothing is converted; the options of `cell` are not used"
+            return f"{self.config.network.name}: hand-made, nothing is converted; the options of `cell` are not used"
         cells, real = len(self.plan.becoming("cell")), self.plan.becoming("real")
         where = self.run / "plan.txt"
-        return f"{self.config.network.host}: {cells} cells; real stay {', '.join(real)} and the classifier; see {where}"
+        return f"{self.config.network.name}: {cells} cells; real stay {', '.join(real)} and the classifier; see {where}"
 
     def teachers(self) -> dict[str, str]:
         """Return who teaches each stage: "init" (the user's CNN), "none", or the registered network that is named."""
@@ -219,8 +268,15 @@ class Pipeline:
         """Return the search as it stands before its first step."""
         config = self.config
         shape, host = self.data.input_shape, self._host()
-        backbone_ops = count(convert(host, shape, cell=config.cell), shape).ops
-        network = convert(host, shape, cell=config.cell, search=True, operations=config.search.operations)
+        backbone = count(self._backbone(config.cell), shape)
+        network = convert(
+            host,
+            shape,
+            cell=config.cell,
+            search=True,
+            operations=config.search.operations,
+            keep_real=config.network.keep_real,
+        )
         set_phase(network, weights=config.search.weights, activations="sign")
         numbers = sum(parameter.numel() for parameter in network.parameters())
         self.fabric.print(
@@ -229,28 +285,48 @@ class Pipeline:
             file=sys.stderr,
         )
         return SearchStage(
-            network, backbone_ops, self.data, config.search, self.fabric, seed=config.seed, table=self.table
+            network,
+            backbone.ops,
+            self.data,
+            config.search,
+            self.fabric,
+            seed=config.seed,
+            table=self.table,
+            accumulate=config.hardware.accumulate,
+            sync_batch_norm=config.hardware.sync_batch_norm,
+            backbone_bits=backbone.memory_bits,
         )
 
     def _search(self) -> None:
         stage = self.search_stage()
-        seconds = run_stage(stage, self.run, seed=self.config.seed, rank=self.fabric.global_rank)
-        self._keep_architecture(stage.derive())
+        seconds = run_stage(stage, self.run, self.fabric, seed=self.config.seed)
+        began = time.perf_counter()
+        cells = stage.derive(self.run.path if self.run.writes else None)
+        self._keep_architecture(cells)
         if self.run.writes:
+            strategy = stage.searcher.strategy
+            if isinstance(strategy, PopulationStrategy) and strategy.objectives():
+                front_of = strategy.population, strategy.objectives()
+                write_front(self.run.path, stage.searcher.space, *front_of, self._architecture_of)
             save_safetensors(self.run / "supernet.safetensors", stage.network.state_dict(), {})
-        self.run.finish_stage("search", seconds)
+        self.run.finish_stage("search", seconds + time.perf_counter() - began)
 
-    def _keep_architecture(self, cells: Any) -> None:
-        architecture = Architecture(
-            host=self.config.network.host,
+    def _architecture_of(self, cells: Mapping[str, tuple[Edge, ...]]) -> Architecture:
+        return Architecture(
+            host=self.config.network.name,
             options=self.config.network.options,
             num_classes=self.data.num_classes,
             input_shape=self.data.input_shape,
             cell=CellConfig() if self.plan is None else self.config.cell,
             cells=cells,
+            keep_real=self.config.network.keep_real,
         )
+
+    def _keep_architecture(self, cells: Mapping[str, tuple[Edge, ...]]) -> Architecture:
+        architecture = self._architecture_of(cells)
         if self.run.writes:
             architecture.save(self.run / "architecture.json")
+        return architecture
 
     def architecture(self) -> Architecture:
         """Return the run's architecture: searched, hand-made, or the file's that the config names.
@@ -260,23 +336,27 @@ class Pipeline:
         """
         kept = self.run / "architecture.json"
         if not kept.exists():
+            if self.config.architecture == "search":
+                raise UserError(
+                    f"{kept}: is gone, though the search is finished; put it back, or begin in another directory"
+                )
             if self.config.architecture == "backbone":
                 names = [] if self.plan is None else self.plan.becoming("cell")
-                self._keep_architecture(dict.fromkeys(names, ()))
-            else:
-                given = Architecture.load(self.config.architecture)
-                if self.run.writes:
-                    given.save(kept)
-                return given
+                return self._keep_architecture(dict.fromkeys(names, ()))
+            given = Architecture.load(self.config.architecture)
+            if self.run.writes:
+                given.save(kept)
+            return given
         return Architecture.load(kept)
 
     def _check_given(self, given: Architecture) -> None:
         network = self.config.network
         for key, theirs, ours in (
-            ("host", given.host, network.host),
+            ("host", given.host, network.name),
             ("options", dict(given.options), dict(network.options)),
             ("num_classes", given.num_classes, self.data.num_classes),
             ("input_shape", given.input_shape, self.data.input_shape),
+            ("keep_real", given.keep_real, network.keep_real),
         ):
             if theirs != ours:
                 raise UserError(f"{self.config.architecture}: {key} is {theirs!r}, but this run's is {ours!r}")
@@ -300,9 +380,11 @@ class Pipeline:
         set_phase(network, **BINARY)
         self._train("finetune", network, BINARY)
 
-    def _train(self, name: str, network: nn.Module, phase: dict[str, str]) -> None:
+    def train_stage(self, name: str, network: nn.Module) -> TrainStage:
+        """Return pretrain or finetune as it stands before its first step."""
         config = self.config.pretrain if name == "pretrain" else self.config.finetune
-        stage = TrainStage(
+        hardware = self.config.hardware
+        return TrainStage(
             name,
             network,
             self.data,
@@ -310,9 +392,14 @@ class Pipeline:
             self._teacher(config),
             self.fabric,
             seed=self.config.seed,
-            compiled=self.config.hardware.compile,
+            compiled=hardware.compile,
+            accumulate=hardware.accumulate,
+            sync_batch_norm=hardware.sync_batch_norm,
         )
-        seconds = run_stage(stage, self.run, seed=self.config.seed, rank=self.fabric.global_rank)
+
+    def _train(self, name: str, network: nn.Module, phase: dict[str, str]) -> None:
+        stage = self.train_stage(name, network)
+        seconds = run_stage(stage, self.run, self.fabric, seed=self.config.seed)
         if self.run.writes:
             file = "pretrained.safetensors" if name == "pretrain" else "model.safetensors"
             save_model(
@@ -383,5 +470,6 @@ def cost_summary(cost: Count, backbone: Count) -> dict[str, float]:
         "flops": cost.flops,
         "memory_bits": cost.memory_bits,
         "ops_ratio": cost.ops / backbone.ops,
+        "memory_ratio": cost.memory_bits / backbone.memory_bits,
         "added_binary_macs": cost.bops / backbone.bops - 1,
     }

@@ -24,7 +24,7 @@ class StageProgress:
 
     def __init__(self, stage: str, total: int, done: int, *, quiet: bool = False) -> None:
         self.stage, self.total, self.done, self.quiet = stage, total, done, quiet
-        self._console = Console(file=sys.stderr, quiet=quiet)
+        self._console = Console(file=sys.stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
         self._first, self._began = done, time.perf_counter()
         self._bar: Progress | None = None
         if self._console.is_terminal and not quiet:
@@ -62,7 +62,7 @@ class StageProgress:
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
-        (self._bar.console if self._bar is not None else self._console).print(text, highlight=False, soft_wrap=True)
+        (self._bar.console if self._bar is not None else self._console).print(text, soft_wrap=True)
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Print an epoch's metrics."""

@@ -7,6 +7,9 @@ tensorboard/         the same as curves
 checkpoints/         one, for the stage that is under way
 latency-table.json   copy of the latency table, for a budget in milliseconds
 architecture.json    what the search found, and architecture.svg, its drawing
+population.jsonl     architectures that strategies random and evolution judged; optuna.journal: those of tpe and nsga2
+candidates.csv       the ranking of the architectures that were derived
+front.csv, .json, .png, front/  of a search with several objectives
 supernet.safetensors the searchable network at the search's end, alpha included
 pretrained.safetensors, model.safetensors
 stages.json          finished stages and their seconds
@@ -60,6 +63,7 @@ class RunDirectory:
         try:
             self._take_lock()
             self._begin()
+            self._drop_half_written()
         except BaseException:
             self.close()
             raise
@@ -88,8 +92,15 @@ class RunDirectory:
             return
         import yaml
 
-        write_text(config_file, yaml.safe_dump(self.config.to_dict(), sort_keys=False))
         write_text(self.path / "environment.json", json.dumps(environment(), indent=1) + "\n")
+        # Last: with it the directory is a run.
+        write_text(config_file, yaml.safe_dump(self.config.to_dict(), sort_keys=False))
+
+    def _drop_half_written(self) -> None:
+        """Delete checkpoints and weights that a kill left half written; the lock says that nobody else writes here."""
+        for folder, ending in (("checkpoints", "pt"), (".", "safetensors")):
+            for path in (self.path / folder).glob(f".*.{ending}.*.tmp"):
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the log files and give the lock back."""

@@ -1,7 +1,9 @@
 """The search as a stage: weights and alpha in turn, on two halves of the training images."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,23 +13,38 @@ from nasb.cells.architecture import Edge
 from nasb.data import ImageData
 from nasb.search.config import SearchConfig
 from nasb.search.searcher import Searcher
+from nasb.search.space import Cells
 from nasb.seeding import derive_seed
 from nasb.training.config import StageConfig
 from nasb.training.evaluation import Score
-from nasb.training.fabric import mean_over_ranks
 from nasb.training.loop import Stage
 from nasb.training.optimization import learning_rate, set_learning_rate
+from nasb.training.progress import StageProgress
+from nasb.training.ranks import (
+    Batch,
+    average_,
+    average_gradients,
+    average_statistics,
+    begin_equal,
+    pieces,
+    share_statistics,
+)
+from nasb.training.shared_weights import SharedWeights, write_candidates
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from lightning_fabric.wrappers import _FabricOptimizer
 
     from nasb.cost.latency import LatencyTable
 
-Batch = tuple[Tensor, Tensor]
+CANDIDATES = "candidates.csv"
 
 
 class SearchStage(Stage):
     """Train a searchable network: each step is one of weights and, after the warm-up, one of alpha.
+
+    All ranks take the same path, so they average the gradients that are there, after the backward pass. DDP would send
+    all candidates' (and keep room for them), though most have none.
 
     Args:
         network: the searchable network, its layers in the phase of the search.
@@ -36,7 +53,10 @@ class SearchStage(Stage):
         config: options of the search.
         fabric: devices and precision.
         seed: of the run.
-        table: for a budget in milliseconds.
+        table: for a budget, or a front, in milliseconds.
+        backbone_bits: memory of the network with every edge "none", for a budget or a front in memory.
+        accumulate: pieces in which a rank computes its share of a batch.
+        sync_batch_norm: share the statistics of batch norms among the ranks.
     """
 
     name = "search"
@@ -51,6 +71,9 @@ class SearchStage(Stage):
         *,
         seed: int,
         table: "LatencyTable | None" = None,
+        backbone_bits: float | None = None,
+        accumulate: int = 1,
+        sync_batch_norm: bool = False,
     ) -> None:
         self.network, self.data, self.config, self.fabric = network, data, config, fabric
         self.seed, self.epochs, self.steps = (
@@ -58,20 +81,24 @@ class SearchStage(Stage):
             config.epochs,
             data.steps_per_epoch("weights"),
         )
-        self.images = 2 * (data.size("weights") // self.steps)
+        self.images, self.accumulate = 2 * data.images_per_step("weights"), accumulate
         self.weights_config = StageConfig(epochs=config.epochs, learning_rate=config.learning_rate)
+        if sync_batch_norm:
+            share_statistics(network)
         network.to(memory_format=torch.channels_last)
         fabric.to_device(network)
-        self.searcher = Searcher(network, backbone_ops, config, table)
+        begin_equal(network, fabric)
+        self.searcher = Searcher(network, backbone_ops, config, table, backbone_bits=backbone_bits)
         self.optimizer = torch.optim.AdamW(self.searcher.weights(), lr=config.learning_rate, weight_decay=0.0)
-        self.model, self.fabric_optimizer = fabric.setup(network, self.optimizer, move_to_device=False)
-        self.weights_score, self.alpha_score = Score(), Score()
+        self.fabric_optimizer = cast("_FabricOptimizer", fabric.setup_optimizers(self.optimizer))
+        self.weights_score, self.alpha_score = Score(fabric), Score(fabric)
+        self.shared = SharedWeights(network, self.searcher.space, data, config, fabric, self.seed)
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, Batch]]:
         """Yield a batch of each half; the alpha half begins anew where it is the shorter one."""
-        rank, world_size = self.fabric.global_rank, self.fabric.world_size
+        rank, world_size, device = self.fabric.global_rank, self.fabric.world_size, self.fabric.device
         weights = self.data.train_batches(
-            "weights", seed=self.seed, epoch=epoch, start_step=start, rank=rank, world_size=world_size
+            "weights", seed=self.seed, epoch=epoch, start_step=start, rank=rank, world_size=world_size, device=device
         )
         alpha_steps = self.data.steps_per_epoch("alpha")
 
@@ -86,6 +113,7 @@ class SearchStage(Stage):
                     start_step=first,
                     rank=rank,
                     world_size=world_size,
+                    device=device,
                 ):
                     done += 1
                     yield batch
@@ -103,30 +131,66 @@ class SearchStage(Stage):
         warmup = epoch < self.config.warmup_epochs
         at = epoch * self.steps + step
         set_learning_rate(self.optimizer, learning_rate(self.weights_config, at, self.steps))
-        x_NCHW, target_N = self._place(batch[0])
         self.searcher.select_for_weights(generator, warmup=warmup)
         self.fabric_optimizer.zero_grad()
-        logits = self.model(x_NCHW)
-        loss = F.cross_entropy(logits, target_N)
-        self.fabric.backward(loss)
+        for loss, weight in self._losses(batch[0], self.images // 2, self.weights_score):
+            self.fabric.backward(loss * weight)
+        average_gradients(self.searcher.weights(), self.fabric)
         self.fabric_optimizer.step()
-        self.weights_score.add(logits.detach(), target_N, loss.detach())
         if not warmup and self.searcher.strategy.trains_alpha:
-            self._alpha_step(self._place(batch[1]), generator, at, epoch)
+            self._alpha_step(batch[1], generator, at, epoch)
+        average_statistics(self.network, self.fabric)
 
-    def _alpha_step(self, batch: Batch, generator: torch.Generator, at: int, epoch: int) -> None:
-        x_NCHW, target_N = batch
-
-        def loss() -> Tensor:
+    def _losses(self, batch: Batch, images: int, score: Score) -> Iterator[tuple[Tensor, float]]:
+        """Yield (mean loss, weight) of each piece of this rank's share of a batch."""
+        for piece, weight in pieces(batch, self.accumulate, images, self.fabric.world_size):
+            x_NCHW, target_N = self._place(piece)
             with self.fabric.autocast():
                 logits = self.network(x_NCHW)
-            value = F.cross_entropy(logits, target_N)
-            self.alpha_score.add(logits.detach(), target_N, value.detach())
+            loss = F.cross_entropy(logits.float(), target_N)
+            score.add(logits.detach(), target_N, loss.detach())
+            yield loss, weight
+            del logits, loss  # with the piece's graph, before the next one is made
+
+    def _alpha_step(self, batch: Batch, generator: torch.Generator, at: int, epoch: int) -> None:
+        def loss() -> Tensor:
+            losses = self._losses(batch, self.data.images_per_step("alpha"), self.alpha_score)
+            if torch.is_grad_enabled():
+                return self._with_gradients_of_alpha(losses)
+            value = torch.stack([loss * weight for loss, weight in losses]).sum()
+            average_([value], self.fabric)  # what is measured has to be the same on all ranks
             return value
 
         first = self.config.warmup_epochs * self.steps
         progress = (at - first) / max(self.epochs * self.steps - first, 1)
-        self.searcher.alpha_step(loss, generator, progress=progress, epoch=epoch, reduce=mean_over_ranks(self.fabric))
+        self.searcher.alpha_step(loss, generator, progress=progress, epoch=epoch)
+
+    def _with_gradients_of_alpha(self, losses: Iterator[tuple[Tensor, float]]) -> Tensor:
+        """Return the mean loss over the batch of all ranks, differentiable by alpha.
+
+        Pieces are differentiated one by one, so that only one of them is in memory, by a scaled loss where fp16 needs
+        it, and averaged over the ranks: what comes back is linear in alpha, with that gradient.
+        """
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        if self.accumulate == self.fabric.world_size == 1 and scaler is None:
+            return torch.stack([loss * weight for loss, weight in losses]).sum()
+        alphas = self.searcher.alphas()
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        value = torch.zeros((), device=self.fabric.device)
+        slopes: dict[int, Tensor] = {}  # of those that the paths pass; the same ones on all ranks
+        for loss, weight in losses:
+            # The way from alpha to the gates is common to the pieces; the rest goes with its loss.
+            gradients = torch.autograd.grad(loss * (weight * scale), alphas, retain_graph=True, allow_unused=True)
+            value += loss.detach() * weight
+            del loss
+            for index, gradient in enumerate(gradients):
+                if gradient is not None:
+                    finite = (gradient / scale).nan_to_num(0.0, 0.0, 0.0)  # an overflow of fp16 leaves alpha alone
+                    slopes[index] = slopes[index] + finite if index in slopes else finite
+        average_([value, *slopes.values()], self.fabric)
+        for index, slope in slopes.items():
+            value = value + ((alphas[index] - alphas[index].detach()) * slope).sum()
+        return value
 
     def _place(self, batch: Batch) -> Batch:
         images, targets = batch
@@ -137,7 +201,7 @@ class SearchStage(Stage):
 
     def end_epoch(self, epoch: int) -> tuple[dict[str, Any], str | None]:
         """Return losses, entropy of alpha, expected OPs and the histogram of the derived operations."""
-        weights, alpha = self.weights_score.take(self.fabric), self.alpha_score.take(self.fabric)
+        weights, alpha = self.weights_score.take(), self.alpha_score.take()
         self.searcher.end_epoch()
         report = self.searcher.report()
         metrics: dict[str, Any] = {
@@ -149,42 +213,59 @@ class SearchStage(Stage):
         }
         if report.expected_ms is not None:
             metrics["expected_ms"] = report.expected_ms
-        if alpha.images > 1:
+        if report.memory_ratio is not None:
+            metrics["expected_memory_ratio"] = report.memory_ratio
+        if alpha.images:
             metrics |= {"alpha_loss": alpha.loss, "alpha_top1": alpha.top1}
         return metrics, report.warning if epoch >= self.config.warmup_epochs else None
 
-    def derive(self) -> dict[str, tuple[Edge, ...]]:
-        """Let the strategy finish, and return the derived edges of every cell."""
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "finish"))
-        self.searcher.finish(self._judge, generator)
-        return self.searcher.derive()
+    def derive(self, folder: Path | None = None) -> Cells:
+        """Let the strategy finish; return the best of several derived architectures.
+
+        Args:
+            folder: the run directory, on the rank that writes: it keeps what was judged, and candidates.csv.
+
+        Raises:
+            UserError: what the folder keeps is damaged or of another search, or cannot be written.
+        """
+        searcher, rank = self.searcher, self.fabric.global_rank
+        judged = searcher.judged_in_all()
+        with StageProgress("architectures", judged, 0, quiet=rank > 0 or not judged) as self.shared.progress:
+            searcher.finish(self.shared.losses, seed=self.seed, folder=folder, share=self.fabric.broadcast)
+        self.shared.progress = None
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "candidates"))
+        found = searcher.candidates(self.config.derive_candidates, generator)
+        best = 0
+        if len(found) > 1:
+            results = self.shared.ranking([searcher.space.choice(cells) for cells in found])
+            best = min(range(len(found)), key=lambda index: results[index].loss)
+            if folder is not None:
+                write_candidates(folder / CANDIDATES, searcher.space, found, results, best)
+        if judged:
+            searcher.settle(found[best])
+        warning = searcher.collapse_of(found[best])
+        if warning is not None:
+            self.fabric.print(f"warning: {warning}", file=sys.stderr)
+        return found[best]
+
+    def score(self, cells: Mapping[str, Sequence[Edge]]) -> float:
+        """Return the strategy's own score of an architecture; higher is better.
+
+        It is the log-probability under what alpha has gained; strategies that judge whole architectures have no alpha,
+        and theirs is the loss with the shared weights, negative.
+        """
+        return -self.shared_loss(cells) if self.searcher.strategy.judges else self.searcher.score(cells)
 
     def shared_loss(self, cells: Mapping[str, Sequence[Edge]]) -> float:
         """Return the loss of an architecture with the shared weights, on some batches of the alpha half."""
-        self.searcher.select(cells)
-        return self._judge()
-
-    @torch.no_grad()
-    def _judge(self) -> float:
-        """Return the loss of the selected paths on some batches of the alpha half, by these batches' own statistics."""
-        norms = {m: m.momentum for m in self.network.modules() if isinstance(m, nn.BatchNorm2d)}
-        for norm in norms:
-            norm.momentum = 0.0
-        losses = []
-        for index, (images, targets) in enumerate(self.data.evaluation_batches("alpha")):
-            if index >= self.config.candidate_batches:
-                break
-            x_NCHW, target_N = self._place((images, targets))
-            losses.append(float(F.cross_entropy(self.network(x_NCHW), target_N)))
-        for norm, momentum in norms.items():
-            norm.momentum = momentum
-        return sum(losses) / len(losses)
+        return self.shared.losses([self.searcher.space.choice(cells)])[0]
 
     def state_dict(self) -> dict[str, Any]:
         """Return network (alpha is part of it), optimizer, the searcher's state and running sums."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
             "weights_score": self.weights_score.state_dict(),
             "alpha_score": self.alpha_score.state_dict(),
             "searcher": self.searcher.state_dict(),
@@ -194,6 +275,8 @@ class SearchStage(Stage):
         """Take a checkpoint's state back."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:  # it is empty where the precision needs none, which may have changed since
+            self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.weights_score.load_state_dict(state["weights_score"])
         self.alpha_score.load_state_dict(state["alpha_score"])
         self.searcher.load_state_dict(state["searcher"])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nasb.binary import after_step, set_sharpness
 from nasb.data import ImageData
+from nasb.errors import UserError
 from nasb.seeding import derive_seed
 from nasb.training.config import StageConfig
 from nasb.training.evaluation import Score, evaluate
@@ -19,6 +20,7 @@ from nasb.training.optimization import (
     learning_rate,
     set_learning_rate,
 )
+from nasb.training.ranks import average_statistics, begin_equal, pieces, share_statistics
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -39,6 +41,8 @@ class TrainStage(Stage):
         fabric: devices and precision.
         seed: of the run.
         compiled: run the forward pass through torch.compile.
+        accumulate: pieces in which a rank computes its share of a batch.
+        sync_batch_norm: share the statistics of batch norms among the ranks.
     """
 
     def __init__(
@@ -52,11 +56,17 @@ class TrainStage(Stage):
         *,
         seed: int,
         compiled: bool = False,
+        accumulate: int = 1,
+        sync_batch_norm: bool = False,
     ) -> None:
         self.name, self.network, self.data, self.config, self.fabric = name, network, data, config, fabric
         self.seed, self.epochs, self.steps = derive_seed(seed, name), config.epochs, data.steps_per_epoch("train")
-        self.images = data.size("train") // self.steps
+        self.images, self.accumulate = data.images_per_step("train"), accumulate
+        if sync_batch_norm:
+            share_statistics(network)
         network.to(memory_format=torch.channels_last)
+        fabric.to_device(network)
+        begin_equal(network, fabric)
         self.optimizer = create_optimizer(network, config)
         forward = cast(nn.Module, torch.compile(network)) if compiled else network
         self.model, self.fabric_optimizer = fabric.setup(forward, self.optimizer)
@@ -64,7 +74,7 @@ class TrainStage(Stage):
         self.teacher = teacher
         if teacher is not None:
             teacher.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.score = Score()
+        self.score = Score(fabric)
 
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
         """Yield augmented training batches."""
@@ -75,6 +85,7 @@ class TrainStage(Stage):
             start_step=start,
             rank=self.fabric.global_rank,
             world_size=self.fabric.world_size,
+            device=self.fabric.device,
         )
 
     def begin_epoch(self, epoch: int) -> None:
@@ -85,20 +96,37 @@ class TrainStage(Stage):
 
     def step(self, epoch: int, step: int, batch: tuple[Tensor, Tensor]) -> None:
         """Make one step of the weights."""
-        x_NCHW, target_N = (part.to(self.fabric.device) for part in batch)
-        x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
         set_learning_rate(self.optimizer, learning_rate(self.config, epoch * self.steps + step, self.steps))
         self.fabric_optimizer.zero_grad()
-        logits = self.model(x_NCHW)
-        loss = self._loss(logits, x_NCHW, target_N)
-        self.fabric.backward(loss)
+        cut = list(pieces(batch, self.accumulate, self.images, self.fabric.world_size))
+        for number, ((images, target_N), weight) in enumerate(cut, 1):
+            x_NCHW = images.contiguous(memory_format=torch.channels_last)
+            with self.fabric.no_backward_sync(self.model, enabled=number < len(cut)):
+                logits = self.model(x_NCHW)
+                loss = self._loss(logits, x_NCHW, target_N)
+                self.fabric.backward(loss * weight)
+            self.score.add(logits.detach(), target_N, loss.detach())
+        self._check_gradients(epoch, step)
         if self.config.clip_norm:
-            self.fabric.clip_gradients(self.model, self.fabric_optimizer, max_norm=self.config.clip_norm)
+            self.fabric.clip_gradients(
+                self.model, self.fabric_optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
+            )
         self.fabric_optimizer.step()
         after_step(self.network)
+        average_statistics(self.network, self.fabric)
         if self.averaged is not None:
             self.averaged.update_parameters(self.network)
-        self.score.add(logits.detach(), target_N, loss.detach())
+
+    def _check_gradients(self, epoch: int, step: int) -> None:
+        """Refuse parameters without a gradient where ranks wait for it: DDP would average those beside it no more."""
+        if self.fabric.world_size == 1 or (epoch, step) != (0, 0):
+            return
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                raise UserError(
+                    f"{self.name}: {name} takes no part in the network's output, which several processes cannot train; "
+                    "remove it from the network, or use one process"
+                )
 
     def _loss(self, logits: Tensor, x_NCHW: Tensor, target_N: Tensor) -> Tensor:  # noqa: N803
         loss = F.cross_entropy(logits, target_N, label_smoothing=self.config.label_smoothing)
@@ -119,7 +147,7 @@ class TrainStage(Stage):
 
     def end_epoch(self, epoch: int) -> tuple[dict[str, Any], str | None]:
         """Return training loss and Top-1, and those of the validation images."""
-        train = self.score.take(self.fabric)
+        train = self.score.take()
         metrics: dict[str, Any] = {"train_loss": train.loss, "train_top1": train.top1}
         if self.data.size("validation"):
             validation = evaluate(self.trained(), self.data, "validation", self.fabric)
@@ -128,11 +156,12 @@ class TrainStage(Stage):
         return metrics, "the training loss is not a number: lower the learning rate" if broken else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return network, optimizer, moving average and running sums."""
+        """Return network, optimizer, moving average, gradient scaler and running sums."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
             "score": self.score.state_dict(),
         }
 
@@ -142,6 +171,8 @@ class TrainStage(Stage):
         self.optimizer.load_state_dict(state["optimizer"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
+        if state["scaler"]:  # it is empty where the precision needs none, which may have changed since
+            self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.score.load_state_dict(state["score"])
 
 

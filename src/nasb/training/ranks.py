@@ -1,0 +1,105 @@
+"""What the processes ("ranks") of one run tell each other, so that after each step all of them hold the same state.
+
+One step trains on one batch of `data.batch_size` images, whoever computes which part of it. Each rank takes its share,
+in one or more pieces; a batch norm sees one piece at a time (unless it is a SyncBatchNorm). The gradient is the mean
+over all images of the batch, the running statistics of a batch norm the mean over the ranks. Since the state is the
+same everywhere, the checkpoint of rank 0 is that of the run, and any number of ranks can go on from it.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nasb.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Batch = tuple[Tensor, Tensor]
+
+
+class LostRankError(UserError):
+    """Another process of the run has ended, or cannot be reached."""
+
+
+def pieces(batch: Batch, count: int, images: int, ranks: int) -> Iterator[tuple[Batch, float]]:
+    """Cut this rank's share of a batch into pieces.
+
+    Args:
+        batch: (images [N, C, H, W], classes [N]) of this rank.
+        count: pieces to cut; empty ones are left out.
+        images: in the whole batch, of all ranks.
+        ranks: number of ranks.
+
+    Returns:
+        Iterator of ((images, classes), weight). The mean over the ranks of the sum over the pieces of weight * (a
+        piece's mean loss) is the mean loss over all images of the batch, also where shares differ by an image.
+    """
+    x_NCHW, target_N = batch
+    size = len(target_N)
+    for piece in range(count):
+        first, last = piece * size // count, (piece + 1) * size // count
+        if first < last:
+            yield (x_NCHW[first:last], target_N[first:last]), (last - first) * ranks / images
+
+
+@torch.no_grad()
+def average_(tensors: Iterable[Tensor], fabric: "Fabric") -> None:
+    """Replace each tensor by its mean over the ranks, all of them in one message."""
+    kept = list(tensors)
+    if fabric.world_size == 1 or not kept:
+        return
+    flat = torch.cat([tensor.detach().reshape(-1).to(fabric.device, torch.float32) for tensor in kept])
+    torch.distributed.all_reduce(flat)
+    flat /= fabric.world_size
+    for tensor, mean in zip(kept, torch.split(flat, [tensor.numel() for tensor in kept]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], fabric: "Fabric") -> None:
+    """Average the gradients that are there: where all ranks take the same path, they are the same parameters' ones."""
+    average_((parameter.grad for parameter in parameters if parameter.grad is not None), fabric)
+
+
+def average_statistics(network: nn.Module, fabric: "Fabric") -> None:
+    """Average the running statistics of all batch norms, each of which has seen the images of its own rank."""
+    if fabric.world_size == 1:
+        return
+    statistics = []
+    for module in network.modules():
+        if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm):
+            statistics += [value for value in (module.running_mean, module.running_var) if value is not None]
+    average_(statistics, fabric)
+
+
+@torch.no_grad()
+def begin_equal(network: nn.Module, fabric: "Fabric") -> None:
+    """Give every rank the parameters and buffers of rank 0."""
+    if fabric.world_size > 1:
+        for tensor in (*network.parameters(), *network.buffers()):
+            torch.distributed.broadcast(tensor, src=0)
+
+
+def share_statistics(network: nn.Module) -> None:
+    """Let the batch norms of a network take their statistics over the images of all ranks, by torch's SyncBatchNorm."""
+    nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+
+
+def any_rank(fabric: "Fabric", *flags: bool) -> tuple[bool, ...]:
+    """Return for each flag whether it is set on any rank: all ranks have to stop, and to save, at the same step."""
+    if fabric.world_size == 1:
+        return flags
+    found = torch.tensor([float(flag) for flag in flags], device=fabric.device)
+    torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+    return tuple(value > 0 for value in found.tolist())
+
+
+def is_lost_rank(error: BaseException, fabric: "Fabric") -> bool:
+    """Return whether an error says that another rank has gone: gloo raises RuntimeError, NCCL a DistError."""
+    if fabric.world_size == 1 or not isinstance(error, RuntimeError):
+        return False
+    text = str(error).lower()
+    return isinstance(error, torch.distributed.DistError) or "gloo" in text or "connection" in text

@@ -1,0 +1,165 @@
+"""What the search's trained weights say of whole architectures: a loss for each, and the best of several.
+
+An architecture is judged on batches of the alpha half, which the weights have not been trained on: quickly by the
+batches' own statistics (`losses`), or with its batch norms' statistics estimated anew on batches of the weights half
+(`ranking`), since those that the search has gathered are of all paths. Validation and test images are not touched.
+
+Ranks share the architectures, not their images: each is judged by one rank alone, so that its loss does not depend on
+how many ranks there are.
+"""
+
+import csv
+import io
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nasb.data import ImageData
+from nasb.files import write_text
+from nasb.search.config import SearchConfig
+from nasb.search.space import Cells, Choice, Space
+from nasb.seeding import derive_seed
+from nasb.training.evaluation import Result, Score
+from nasb.training.progress import StageProgress
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Batch = tuple[Tensor, Tensor]
+
+
+class SharedWeights:
+    """Judges architectures with the weights of a searchable network, which stays as it is.
+
+    Args:
+        network: the searchable network.
+        space: its architectures.
+        data: images; parts "weights" and "alpha" are used, varied as in training.
+        config: options of the search.
+        fabric: devices and ranks.
+        seed: of the stage.
+    """
+
+    def __init__(
+        self, network: nn.Module, space: Space, data: ImageData, config: SearchConfig, fabric: "Fabric", seed: int
+    ) -> None:
+        self.network, self.space, self.data, self.config, self.fabric = network, space, data, config, fabric
+        self.seed = seed
+        self.progress: StageProgress | None = None
+
+    @torch.no_grad()
+    def losses(self, choices: Sequence[Choice]) -> list[float]:
+        """Return the cross-entropy of each architecture, by its batches' own statistics."""
+        with _mode(self.network, training=True), _kept_statistics(self.network):
+            return [result.loss for result in self._shared(choices, lambda: self._judge(self.config.candidate_batches))]
+
+    @torch.no_grad()
+    def ranking(self, choices: Sequence[Choice]) -> list[Result]:
+        """Return loss and Top-1 of each architecture in evaluation mode, batch norms recalibrated."""
+
+        batches = self.config.derive_batches
+
+        def judge() -> Result:
+            with recalibrated(self.network, (x_NCHW for x_NCHW, _ in self._batches("weights", batches))):
+                return self._judge(batches)
+
+        return self._shared(choices, judge)
+
+    def _shared(self, choices: Sequence[Choice], judge: Callable[[], Result]) -> list[Result]:
+        """Return what `judge` says of each architecture; each is judged by one rank."""
+        rank, ranks = self.fabric.global_rank, self.fabric.world_size
+        table = torch.zeros(len(choices), len(fields(Result)), dtype=torch.float64)
+        for index, choice in enumerate(choices):
+            if index % ranks == rank:
+                self.space.select(choice)
+                result = judge()
+                table[index] = torch.tensor(astuple(result), dtype=torch.float64)
+            if self.progress is not None:
+                self.progress.advance()
+        if ranks > 1:
+            total = self.fabric.all_reduce(table.to(self.fabric.device), reduce_op="sum")
+            assert isinstance(total, Tensor)
+            table = total.cpu()
+        return [Result(top1, loss, int(images), int(correct)) for top1, loss, images, correct in table.tolist()]
+
+    def _judge(self, batches: int) -> Result:
+        """Return how what is selected does on some batches of the alpha half."""
+        score = Score()
+        for x_NCHW, target_N in self._batches("alpha", batches):
+            logits = self.network(x_NCHW)
+            score.add(logits, target_N, F.cross_entropy(logits, target_N))
+        return score.take()
+
+    def _batches(self, part: str, count: int) -> Iterator[Batch]:
+        """Yield the first shuffled batches of a part, the same ones each time."""
+        seed, device = derive_seed(self.seed, "judge"), self.fabric.device
+        for images, targets in itertools.islice(self.data.train_batches(part, seed=seed, epoch=0), count):
+            yield images.to(device).contiguous(memory_format=torch.channels_last), targets.to(device)
+
+
+@contextmanager
+def recalibrated(network: nn.Module, batches: Iterator[Tensor]) -> Iterator[None]:
+    """Give every batch norm the mean statistics of some batches, in evaluation mode; put everything back afterwards."""
+    norms = _norms(network)
+    momenta = [norm.momentum for norm in norms]
+    with _kept_statistics(network):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches, each counting the same
+        with _mode(network, training=True):
+            for x_NCHW in batches:
+                network(x_NCHW)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        with _mode(network, training=False):
+            yield
+
+
+@contextmanager
+def _kept_statistics(network: nn.Module) -> Iterator[None]:
+    norms = _norms(network)
+    kept = [{key: buffer.clone() for key, buffer in norm.named_buffers()} for norm in norms]
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            for key, buffer in norm.named_buffers():
+                buffer.copy_(buffers[key])
+
+
+@contextmanager
+def _mode(network: nn.Module, *, training: bool) -> Iterator[None]:
+    before = network.training
+    network.train(training)
+    try:
+        yield
+    finally:
+        network.train(before)
+
+
+def _norms(network: nn.Module) -> list[_BatchNorm]:
+    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+def write_candidates(
+    path: Path, space: Space, candidates: Sequence[Cells], results: Sequence[Result], best: int
+) -> None:
+    """Write the ranking of derived architectures as CSV: loss, Top-1 (percent), costs, and which one was kept.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["candidate", "kept", "loss", "top1", *space.costs])
+    for index, (cells, result) in enumerate(zip(candidates, results, strict=True)):
+        writer.writerow([index, int(index == best), result.loss, result.top1, *space.costs_of(cells).values()])
+    write_text(path, text.getvalue())

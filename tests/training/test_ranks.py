@@ -1,0 +1,159 @@
+"""Several ranks compute what one process computes, share for share; images are counted once; alpha's pieces add up."""
+
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nasb.errors import UserError
+from nasb.files import load_safetensors
+from nasb.training.config import HardwareConfig, RunConfig
+from nasb.training.fabric import create_fabric
+from nasb.training.pipeline import Pipeline
+from nasb.training.ranks import is_lost_rank, pieces, share_statistics
+from tests.training import rank_worker
+
+Found = dict[str, Tensor]
+
+
+def on_ranks(ranks: int, task: str, folder: Path) -> list[Found]:
+    """Run a task of rank_worker under torchrun; return what each rank has found."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(ranks)]
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--local-addr", "localhost"]
+    command = [*torchrun, *meeting, "-m", "tests.training.rank_worker", task, str(folder)]
+    root = Path(__file__).parents[2]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=root)
+    assert result.returncode == 0, result.stderr
+    return [load_safetensors(folder / f"rank{rank}.safetensors")[0] for rank in range(ranks)]
+
+
+def alone(task: str, config: RunConfig, folder: Path) -> Found:
+    with Pipeline(config, folder / "run") as pipeline:
+        return rank_worker.TASKS[task](pipeline)
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one_process_with_the_same_shares(tmp_path: Path) -> None:
+    first, second = on_ranks(2, "train", tmp_path / "two")
+    one = alone("train", rank_worker.config(accumulate=2), tmp_path / "one")
+    assert first.keys() == second.keys() == one.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    sizes = dict.fromkeys(("search", "pretrain", "finetune"), 0.0)
+    for name, gradient in one.items():
+        stage = name.split(".")[0]
+        if stage in sizes:
+            assert (gradient - first[name]).abs().max() <= 1e-5, name
+            sizes[stage] = max(sizes[stage], float(gradient.abs().max()))
+    assert min(sizes.values()) > 1e-2
+    alphas = [gradient for name, gradient in one.items() if name.endswith(".alpha")]
+    assert max(float(gradient.abs().max()) for gradient in alphas) > 1e-3
+    assert len(one["losses"]) == rank_worker.STEPS
+    assert (one["losses"] - first["losses"]).abs().max() <= 1e-4
+    assert one["losses"][-1] < one["losses"][0] - 0.3
+
+
+@pytest.mark.slow
+def test_1_2_and_4_ranks_count_the_same(tmp_path: Path) -> None:
+    one = alone("count", rank_worker.config(), tmp_path / "one")
+    correct, images = one["test"].tolist()
+    assert images % 2 == images % 4 - 2 == 1  # 359: neither 2 nor 4 divide it
+    assert 10 < correct < images - 10
+    for ranks in (2, 4):
+        for found in on_ranks(ranks, "count", tmp_path / str(ranks)):
+            assert {part: counts.tolist() for part, counts in found.items()} == {
+                part: counts.tolist() for part, counts in one.items()
+            }
+
+
+def test_sync_batch_norm_keeps_the_names_in_a_file() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.BatchNorm2d(4)))
+    names = list(network.state_dict())
+    share_statistics(network)
+    assert isinstance(network[1][0], nn.SyncBatchNorm)
+    assert list(network.state_dict()) == names
+
+
+@pytest.mark.parametrize(
+    ("ranks", "count", "size"), [(1, 1, 8), (1, 3, 8), (2, 2, 33), (4, 1, 33), (3, 2, 7), (4, 2, 5)]
+)
+def test_pieces_have_every_image_once_and_their_weighted_means_are_the_mean(ranks: int, count: int, size: int) -> None:
+    values_N, classes_N = torch.rand(size, dtype=torch.float64), torch.arange(size)
+    total, seen = 0.0, []
+    for rank in range(ranks):
+        share = slice(rank * size // ranks, (rank + 1) * size // ranks)
+        for (x, target), weight in pieces((values_N[share], classes_N[share]), count, size, ranks):
+            assert len(x) > 0
+            total += weight * float(x.mean()) / ranks
+            seen += target.tolist()
+    assert sorted(seen) == list(range(size))
+    assert total == pytest.approx(float(values_N.mean()))
+
+
+@pytest.mark.parametrize("strategy", ["gumbel", "gates", "darts"])
+def test_pieces_of_alpha_give_its_gradient(tmp_path: Path, strategy: str) -> None:
+    """With one image there is one piece, on the way of several: its gradient is that of the direct way."""
+    found = []
+    for accumulate in (1, 2):
+        config = rank_worker.config(accumulate=accumulate, batch_size=1)
+        object.__setattr__(config.search, "strategy", strategy)
+        with Pipeline(config, tmp_path / f"{accumulate}") as pipeline:
+            stage = pipeline.search_stage()
+            gradients = rank_worker.first_step(stage, next(stage.batches(0, 0)))
+            found.append({name: g for name, g in gradients.items() if name.endswith(".alpha")})
+    assert found[0].keys() == found[1].keys()
+    assert max(float(gradient.abs().max()) for gradient in found[0].values()) > 1e-3
+    for name, gradient in found[0].items():
+        assert torch.allclose(gradient, found[1][name], rtol=1e-4, atol=1e-6), name
+
+
+def test_fp16_scales_the_gradients(tmp_path: Path) -> None:
+    """They are those of fp32 within what fp16 can hold; on a CPU, which is what this machine has."""
+    found = []
+    for precision in ("32-true", "16-mixed"):
+        with Pipeline(rank_worker.config(precision=precision), tmp_path / precision) as pipeline:
+            for stage in islice(rank_worker.stages(pipeline), 2):
+                gradients = rank_worker.first_step(stage, next(stage.batches(0, 0)))
+                kept = [g.flatten() for name, g in gradients.items() if stage.name == "pretrain" or "alpha" in name]
+                found.append(torch.cat(kept))
+                assert bool(stage.state_dict()["scaler"]) == (precision == "16-mixed")
+    for exact, approximate, least in ((found[0], found[2], 0.9), (found[1], found[3], 0.99)):
+        assert torch.nn.functional.cosine_similarity(exact, approximate, 0) > least
+        assert approximate.norm() / exact.norm() == pytest.approx(1, abs=0.2)
+
+
+def test_one_process_is_not_several() -> None:
+    with pytest.raises(UserError, match=r"devices is 2 and hardware\.nodes is 1, but this is one process: .*torchrun"):
+        create_fabric(HardwareConfig(accelerator="cpu", devices=2))
+
+
+def test_torchrun_and_config_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in (("TORCHELASTIC_RUN_ID", "x"), ("LOCAL_WORLD_SIZE", "2"), ("WORLD_SIZE", "4")):
+        monkeypatch.setenv(key, value)
+    message = r"torchrun has started 2 processes on 2 machines, but hardware\.devices is 4 and hardware\.nodes is 1"
+    with pytest.raises(UserError, match=message):
+        create_fabric(HardwareConfig(accelerator="cpu", devices=4))
+
+
+def test_sync_batch_norm_needs_cuda() -> None:
+    with pytest.raises(UserError, match=r"hardware\.sync_batch_norm needs CUDA devices, and this is cpu"):
+        create_fabric(HardwareConfig(accelerator="cpu", sync_batch_norm=True))
+
+
+@pytest.mark.parametrize("key", ["devices", "nodes", "accumulate", "threads"])
+def test_hardware_counts_are_at_least_1(key: str) -> None:
+    with pytest.raises(UserError, match=rf"hardware\.{key} is 0; it must be at least 1"):
+        HardwareConfig(**{key: 0})
+
+
+def test_errors_of_a_lost_rank_are_told_from_others() -> None:
+    class Two:
+        world_size = 2
+
+    lost = RuntimeError("[../gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:1234")
+    assert is_lost_rank(lost, Two())  # type: ignore[arg-type]
+    assert not is_lost_rank(RuntimeError("size mismatch"), Two())  # type: ignore[arg-type]
+    assert not is_lost_rank(ValueError("gloo"), Two())  # type: ignore[arg-type]
