@@ -5,9 +5,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from claim_methods import METHODS
 from markdown_table import table
 from pictures import Point, draw_points
 from published import ROOT, Published, top1_of
+from report_claim import Claim, Sample
 
 CSV = ROOT / "results" / "when-binary-pays.csv"
 PAGE = ROOT / "docs" / "when-binary-pays.md"
@@ -23,7 +25,7 @@ median of the rounds' ratios to ResNet-18, fp32, in ONNX Runtime; in brackets it
 Each binary network, and the hosts ResNet-18/34/50 with real weights, run in our engine; the rest is torchvision's, in
 ONNX Runtime, fp32 and int8 (static, per channel).
 
-{sections}
+{sections}{small}
 ## Where you should not go binary
 
 {advice}
@@ -66,9 +68,8 @@ class Measured:
 def load(path: Path) -> dict[str, list[dict[str, str]]]:
     """Return the rows by what the CPU was held to; "" is the CPU as it is."""
     found: dict[str, list[dict[str, str]]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            found.setdefault(row["held_to"], []).append(row)
+    for row in _rows(path):
+        found.setdefault(row["held_to"], []).append(row)
     return found
 
 
@@ -89,7 +90,9 @@ def page(path: Path) -> str:
     found = load(path)
     sections = "\n".join(_section(held, rows) for held, rows in found.items())
     first = measured(next(iter(found.values())))
-    return TEXT.format(sections=sections, advice="\n".join(f"- {line}" for line in advice(first)))
+    return TEXT.format(
+        sections=sections, small=_small(path.parent), advice="\n".join(f"- {line}" for line in advice(first))
+    )
 
 
 def _section(held: str, rows: Sequence[dict[str, str]]) -> str:
@@ -109,6 +112,51 @@ def _section(held: str, rows: Sequence[dict[str, str]]) -> str:
         f"![Published Top-1 over {what}](when-binary-pays/{what}{name}.svg)" for what in ("time", "bytes")
     )
     return f"## {title}\n\n{conditions}\n\n{found}\n\n{pictures}\n"
+
+
+SMALL = """
+## In small, with accuracies of our own
+
+CIFAR-10 (JPEG copy), the study of [results.md](results.md): what the search found beside thin real ResNet-20s, the
+widest of each precision that take no longer, or whose file is no larger (studies/thin_real.py: the commands). Top-1 is
+ours here: mean ± standard deviation (n) on {part} images; int8 is quantized after training. {conditions}
+
+{table}
+"""
+
+
+def _small(results: Path) -> str:
+    """Return the section of thin real networks; empty before it is measured and trained."""
+    rows = _rows(results / "thin-real.csv")
+    claim = Claim.load(results)
+    shown = [row for row in rows if row["network"] in METHODS and claim.chosen("cifar10", row["network"])]
+    if not any(row["network"].startswith("real-") for row in shown):
+        return ""
+    sealed = all(claim.test("cifar10", row["network"]).values for row in shown)
+    part = "test" if sealed else "validation"
+    quantized = [row for row in _rows(results / "thin-real-int8.csv") if row["part"] == part]
+    lines = []
+    for row in sorted(shown, key=lambda row: float(row["ratio"])):
+        name = row["network"]
+        top1 = claim.test("cifar10", name) if sealed else claim.validation("cifar10", name)
+        if row["precision"] == "int8":
+            top1 = Sample(tuple(float(one["top1"]) for one in quantized if one["method"] == name))
+        time = f"{float(row['ratio']):.2f} ({float(row['ratio_q1']):.2f} - {float(row['ratio_q3']):.2f})"
+        size = f"{int(row['file_bytes']) / 1e3:.1f}"
+        lines.append([f"`{name}`", row["precision"], row["runtime"], f"{float(row['ms']):.3f}", time, size, str(top1)])
+    header = ("network", "precision", "runs in", "ms", f"time / {rows[0]['network']}", "file, kB", "Top-1")
+    row = rows[0]
+    state = (
+        f"{row['cpu']}; {row['versions']}; {row['rounds']} rounds, load {row['load']}; {row['commit']}, {row['date']}."
+    )
+    return SMALL.format(part=part, conditions=state, table=table(header, lines, left=3))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def draw(path: Path, folder: Path = PAGE.parent / "when-binary-pays") -> None:
