@@ -9,10 +9,14 @@ how much of a core other processes had (median of the rounds).
 Each round gives every peer its turn of about `--seconds`, beginning with another one each time; a row holds the median
 and the quartiles of the rounds' ratios, peer over engine: above 1 the engine is faster. Float in and float out
 everywhere: for the engine the sum of its steps (binarization and packing, convolution with scale and bias), channels
-last as between two layers of a network; "Session.run" adds the change from and to channels first. Where the CPU has
-AVX-512, so have the peers. With `--held` nobody has: PyTorch, oneDNN, MKL and Larq Compute Engine's ruy are told by
-variables of the environment, ONNX Runtime is a copy made by peers/hold_onnxruntime.py, and the engine has its AVX2
-kernels alone. So it shows what to expect on a CPU with AVX2 only, as far as another CPU can.
+last as between two layers of a network; "Session.run" adds the change from and to channels first.
+
+For a machine that cannot be made quiet: with `--own-clock`, what runs in this process is timed by its thread's own
+clock (the engine's steps and Larq Compute Engine, a process of its own, stay with the wall clock).
+
+Where the CPU has AVX-512, so have the peers. With `--held` nobody has: PyTorch, oneDNN, MKL and Larq Compute Engine's
+ruy are told by variables of the environment, ONNX Runtime is a copy made by peers/hold_onnxruntime.py, and the engine
+has its AVX2 kernels alone. So it shows what to expect on a CPU with AVX2 only, as far as another CPU can.
 """
 
 import argparse
@@ -232,20 +236,28 @@ def networks(table: Table) -> None:
 
 
 def real(table: Table) -> None:
-    """Real-valued layers against ONNX Runtime fp32: the whole call, and its Conv node without changes of layout."""
+    """Real-valued layers against ONNX Runtime fp32: the whole call, and its Conv node without changes of layout.
+
+    Against the node the engine, too, reads what a layer before wrote; against the whole call, an image.
+    """
     for what, (inputs, outputs, kernel, size, stride) in REAL.items():
         random = np.random.default_rng(0)
         weight = 0.1 * random.standard_normal((outputs, inputs, kernel, kernel), np.float32)
         model = peers.conv_fp32(weight, size, stride)
+        inside = peers.conv_fp32(weight, size, stride, inside=inputs > 3)  # a stem reads the image in a network, too
         image = random.standard_normal((1, inputs, size, size), np.float32)
         turns = {name: peers.engine_steps(model, name) for name in table.kernels}
+        turns |= {f"{name}, node": peers.engine_steps(inside, name, operation="Conv") for name in table.kernels}
         node = peers.OnnxRuntimeNode(model, image, "Conv")
         turns["ONNX Runtime fp32"] = peers.onnx_runtime(model, image)
         turns["node"] = node.turn
         times = table.interleave(turns)
         by_turn = node.seconds()
-        times["ONNX Runtime fp32, Conv node"] = [by_turn[int(number)] for number in times.pop("node")]
+        nodes = [by_turn[int(number)] for number in times.pop("node")]
+        steps = {name: times.pop(f"{name}, node") for name in table.kernels}
         table.all("real", what, times)
+        for name in table.kernels:
+            table.add("real", what, name, "ONNX Runtime fp32, Conv node", steps[name], nodes)
 
 
 def burn() -> "subprocess.Popen[bytes]":
@@ -311,7 +323,38 @@ def files(table: Table) -> None:
         writer.writerow(record)
 
 
-SECTIONS = {"layers": layers, "networks": networks, "real": real, "threads": threads, "files": files}
+def profile(table: Table) -> None:
+    """Each step of the two binary networks; a table of its own."""
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory(prefix="nasb-bench-") as folder:
+        for name, network in (
+            ("Bi-Real ResNet-18", create_network("bireal_resnet18").eval()),
+            ("ReActNet-A", random_reactnet()),
+        ):
+            path = export(network, folder, name)
+            for kernel in dict.fromkeys([table.kernels[0], "avx2"]):
+                session = Session(path, 1, kernel)
+                session.profile(3)
+                rounds = [session.profile(3) for _ in range(table.arguments.rounds)]
+                # The lower quartile: on a busy machine longer steps are interrupted more often.
+                times = np.quantile([[step.milliseconds for step in steps] for steps in rounds], 0.25, axis=0)
+                for step, ms in zip(rounds[0], times, strict=True):
+                    row = {"network": name, "engine_kernel": kernel, "step": step.layer, "operation": step.operation}
+                    row |= {"macs": str(step.macs), "binary": str(step.binary), "ms": f"{ms:.4f}"}
+                    row |= {"gmacs_per_second": f"{1e-6 * step.macs / ms:.1f}", "share": f"{ms / times.sum():.4f}"}
+                    rows.append(row | {"rounds": table.arguments.rounds, **table.common})
+    for row in rows:
+        print(row["network"], row["engine_kernel"], row["step"], row["operation"], row["ms"], row["gmacs_per_second"])
+    with table.path.with_name("engine-profile.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+SECTIONS = {
+    **{"layers": layers, "networks": networks, "real": real, "threads": threads, "files": files},
+    "profile": profile,
+}
 
 
 def main() -> None:
@@ -322,12 +365,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.05, help="of a peer's turn in a round")
     parser.add_argument("--quiet", type=float, default=float("inf"), help="see Table.interleave; 0.1 for a final run")
     parser.add_argument("--held", action="store_true", help="engine and peers without AVX-512")
+    parser.add_argument(
+        "--own-clock", action="store_true", help="for a machine that cannot be made quiet: the thread's own clock"
+    )
     parser.add_argument("--note", default="", help="a word on the machine's state, into every row")
     parser.add_argument("--output", default=str(ROOT / "results/engine.csv"), help="rows are appended")
     arguments = parser.parse_args()
     if arguments.held and any(os.environ.get(name) != value for name, value in HELD.items()):
         hold_onnxruntime.write(HELD_PACKAGES)
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | HELD)
+    if arguments.own_clock:
+        os.environ[peers.OWN_CLOCK] = "1"
+        arguments.note += f"{', ' if arguments.note else ''}by the thread's own clock"
     torch.set_num_threads(1)
     table = Table(arguments)
     for name in arguments.sections:

@@ -18,7 +18,7 @@ from nasb.cost.comparison import NetworkCost, render_comparison, significant
 PAGE = ROOT / "docs" / "rivals.md"
 LARQ = ROOT / "tests" / "golden" / "larq-zoo-counts.json"
 MODULES = ("bnn", "xnornet", "irnet", "reactnet", "quicknet", "abcnet", "groupnet")
-FAMILIES = ("bireal_", "bnn_", "xnor_", "irnet_", "reactnet_", "quicknet", "abcnet_", "groupnet")
+FAMILIES = ("bireal_resnet", "bnn_", "xnor_", "irnet_", "reactnet_", "quicknet", "abcnet_", "groupnet")
 LIMIT = 0.01
 """A larger relative difference needs an explanation."""
 

@@ -7,7 +7,7 @@ namespace nasb {
 namespace {
 
 constexpr int kOutside = 16;    // a pixel's state outside of the image
-constexpr int kTilePairs = 36;  // codes, weights and partial sums of a chunk stay in the first cache
+constexpr int kTilePairs = 36;  // of kBlock x 2 channels: weights and counts of a chunk stay in the first cache
 
 // T[first][second][i], see kernels/lut.h.
 struct Table {
@@ -81,7 +81,8 @@ void BinaryConv::pack_for_lookup() {
     for (int kx = 0; kx < (rows ? 1 : f.kernel_width); ++kx)
       offsets_.push_back((ky * f.dilation_height * row + kx * f.dilation_width) * pixel_nibbles);
   shared_bytes_ += aligned(sizeof(uint16_t) * code_rows_ * row * pixel_nibbles) + aligned(group_nibbles_);
-  const int pairs = (f.pixels() + 1) / 2, tiles = (pairs + kTilePairs - 1) / kTilePairs;
+  const int most = isa_.lut_blocks > 1 && blocks_ == 1 ? 2 * kTilePairs : kTilePairs;
+  const int pairs = (f.pixels() + 1) / 2, tiles = (pairs + most - 1) / most;
   tile_ = (pairs + tiles - 1) / tiles;
   tile_ += tile_ % 2 && tiles > 1;
   thread_bytes_ = aligned(sizeof(void*) * tile_) + aligned(sizeof(float) * 2 * tile_) +

@@ -186,7 +186,7 @@ def test_unknown_cell_lists_the_close_ones(tmp_path):
 
 
 def test_unregistered_host_asks_for_the_network(tmp_path):
-    with pytest.raises(UserError, match=r'unknown host "my_host".*network=architecture\.build\(host\)'):
+    with pytest.raises(UserError, match=r'unknown network "my_host".*network=architecture\.build\(host\)'):
         draw_architecture(architecture(), tmp_path / "a.svg")
     assert not list(tmp_path.iterdir())
 

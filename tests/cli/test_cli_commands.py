@@ -64,7 +64,7 @@ def test_help_of_a_run_has_defaults_and_the_sentences_under_the_fields(command: 
         "--cell.bases BASES Binary bases K of the backbone",
         "--finetune.learning_rate LEARNING_RATE Learning rate after warm-up. (type: float, default: 0.003)",
         "--pretrain.activations ACTIVATIONS What stands in place of sign: hardtanh or tanh; or sign",
-        "--hardware.precision PRECISION 32-true, or bf16-mixed",
+        "--hardware.precision PRECISION 32-true; or bf16-mixed or 16-mixed",
         "--resume RESUME auto: go on where the run directory stands",
     ):
         assert words in text
@@ -194,6 +194,13 @@ def test_draw(command: Command, tmp_path: Path, suffix: str, flags: list[str]) -
     else:
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
         assert "layer2.0.conv1" in path.read_text()
+
+
+def test_draw_a_network_of_torchvision(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "drawing.svg"
+    result = command("draw", "bireal_torchvision/resnet18", "-o", path)
+    assert result.code == 0, result.err
+    assert "torchvision/resnet18" in path.read_text()
 
 
 def test_draw_an_architecture_file(command: Command, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Each wrong input: exit code 2, one line that says what and where, no traceback, and nothing destroyed."""
 
 import errno
+import inspect
 import json
 import os
 import tempfile
@@ -13,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from nasb.cli.parsing import parse_run
-from nasb.networks import create_host
+from nasb.networks import create_host, create_network
 from nasb.training.checkpoint import Position
 from nasb.training.run_directory import RunDirectory
 from tests.cli.conftest import Command, Refused, tiny_architecture
@@ -421,7 +422,7 @@ def test_options(refused: Refused, tmp_path: Path) -> None:
     refused("summary", "resnet20", "--option", "width", says=('--option is "width"; give key=value',))
     refused("plan", "resnet20", "--option", "width", says=('--option is "width"; give key=value',))
     refused("summary", "resnet20", "--option", "width=four", says=("resnet20", "four"))
-    for key in ("name", "num_classes", "input_shape", "architecture"):
+    for key in [name for name in inspect.signature(create_network).parameters if name != "options"]:
         refused("summary", "nasb_resnet20", "--option", f"{key}=5", says=(f"--option: {key} is no option", "; give "))
     refused("summary", path, "--option", "width=4", says=("the file has its own",))
     refused("summary", path, "--input-size", "3x8x8", says=("is for 1 channels",))

@@ -68,6 +68,7 @@ FEWER_OPERATIONS = {
     "imagenet-resnet34": "[none, identity, bin_conv_1x1, bin_conv_3x3]",
     # With every operation the searchable ResNet-50 has 3.0e9 parameters: 49 GB with gradients and Adam's moments.
     "imagenet-resnet50": "[none, identity, bin_conv_1x1]",
+    "imagenet-resnet18-k5": "[none, identity, bin_conv_1x1]",
     "imagenet-resnet34-k5": "[none, identity, bin_conv_1x1]",
     "imagenet-resnet50-k5": "[none, identity, bin_conv_1x1]",
 }

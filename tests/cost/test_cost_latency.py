@@ -137,3 +137,12 @@ def test_a_table_of_another_network_is_refused_with_the_command_for_the_right_on
     )
     assert table_command(wanted) == command
     assert command in str(error.value)
+
+
+def test_a_table_is_of_what_stays_real() -> None:
+    shape = (3, 8, 8)
+    plain = network_key("resnet20", {}, 10, shape, CellConfig())
+    kept = network_key("resnet20", {}, 10, shape, CellConfig(), ("layer1*",))
+    assert "keep_real" not in plain
+    assert kept == {**plain, "keep_real": ["layer1*"]}
+    assert table_command(kept) == table_command(plain).replace(" -o", " --keep-real 'layer1*' -o")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from deploy_reference import steady, zoo
-from test_deploy_networks import HOSTS, ZOOS, make
+from test_deploy_networks import CASES, HOSTS, ZOOS, make
 
 from nasb.cells.config import CellConfig
 from nasb.deploy import export_onnx
@@ -96,8 +96,7 @@ def test_registered_networks(name, options, tmp_path, record_property):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-@pytest.mark.parametrize("binary", [False, True])
-@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize(("name", "binary"), CASES)
 def test_hosts_of_torchvision(name, binary, tmp_path, record_property):
     shape = (3, HOSTS[name], HOSTS[name])
     torch.manual_seed(0)

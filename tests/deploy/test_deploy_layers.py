@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from deploy_reference import agree, export, steady
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from nasb.binary import (
     AbcConv2d,
@@ -87,7 +88,14 @@ MODULES = {
     "AdaptiveAvgPool2d": nn.AdaptiveAvgPool2d((4, 3)),
     "AdaptiveAvgPool2d: 1": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((2, 3))),
     "AdaptiveAvgPool2d: same": nn.AdaptiveAvgPool2d((None, 6)),
+    "AdaptiveAvgPool2d: overlapping": nn.AdaptiveAvgPool2d((7, 5)),
+    "AdaptiveAvgPool2d: one and two pixels to more": nn.Sequential(
+        nn.AdaptiveAvgPool2d((1, 2)), nn.AdaptiveAvgPool2d(7)
+    ),
+    "AdaptiveAvgPool2d: two pixels to more": nn.Sequential(nn.AdaptiveAvgPool2d((2, 2)), nn.AdaptiveAvgPool2d((3, 4))),
     "AdaptiveMaxPool2d": nn.AdaptiveMaxPool2d((2, 3)),
+    "AdaptiveMaxPool2d: more": nn.Sequential(nn.AdaptiveMaxPool2d((2, 1)), nn.AdaptiveMaxPool2d((5, 2))),
+    "AdaptiveMaxPool2d: repeated": nn.Sequential(nn.AdaptiveMaxPool2d((2, 1)), nn.AdaptiveMaxPool2d((4, 3))),
     "AvgPool2d": nn.AvgPool2d(3, 2, 1),
     "AvgPool2d: without border": nn.AvgPool2d(3, 2, 1, count_include_pad=False),
     "AvgPool2d: ceil": nn.AvgPool2d(3, 2, ceil_mode=True),
@@ -134,8 +142,10 @@ MODULES = {
     "ReLU6": nn.ReLU6(),
     "SiLU": nn.SiLU(),
     "Sigmoid": nn.Sigmoid(),
+    "StochasticDepth": StochasticDepth(0.5, "row"),
     "Tanh": nn.Tanh(),
     "XnorConv2d": nn.Sequential(nn.BatchNorm2d(6), Binarize(), XnorConv2d(6, 8, 3, 1, 1), nn.MaxPool2d(2)),
+    "ZeroPad2d": nn.ZeroPad2d((1, 0, 2, 3)),
     "Unflatten": nn.Sequential(nn.Flatten(), nn.Unflatten(1, (12, 6, 4)), nn.ReLU()),
 }
 
@@ -199,6 +209,9 @@ FUNCTIONS = {
     "sigmoid": lambda self, x: x.sigmoid(),
     "silu": lambda self, x: F.silu(x),
     "squeeze": lambda self, x: F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1),
+    "sub": lambda self, x: (x - F.relu(x)) - 0.5,
+    "div": lambda self, x: x.div(3),
+    "truediv": lambda self, x: x / 3,
     "tanh": lambda self, x: torch.tanh(x),
     "unsqueeze": lambda self, x: x.mean((2, 3)).unsqueeze(-1).unsqueeze(-1),
     "view": lambda self, x: x.view(len(self.constant) * 0 - 1, 288),
@@ -292,6 +305,9 @@ REFUSED = {
     "batch statistics": (nn.BatchNorm2d(6, track_running_stats=False), "body has no running statistics", ""),
     "circular": (nn.Conv2d(6, 6, 3, padding=1, padding_mode="circular"), "body pads by circular", "replicate"),
     "adaptive": (nn.AdaptiveAvgPool2d(5), "body pools 8x6 pixels to 5x5", "another size of images"),
+    "negative padding": (nn.ZeroPad2d((-1, 0, 0, 0)), "body pads by (-1, 0, 0, 0)", "no cropping"),
+    "quotient": (lambda self, x: x / (x * x + 1), "truediv divides", "a value and a number"),
+    "difference": (lambda self, x: x - x[:, :1], "sub subtracts", "two values of one shape"),
     "divisor": (nn.AvgPool2d(2, divisor_override=3), "body overrides its divisor", ""),
     "indices": (nn.MaxPool2d(2, return_indices=True), "", ""),
     "chunk": (lambda self, x: x.chunk(2, 1)[0] + 1, "getitem", ""),

@@ -13,6 +13,8 @@ from nasb.files import save_safetensors
 from nasb.networks import create_host
 from nasb.training.config import DataConfig, FinetuneConfig, NetworkConfig, PretrainConfig, RunConfig
 from nasb.training.pipeline import Pipeline
+from nasb.training.search_stage import SearchStage
+from nasb.training.train_stage import TrainStage
 
 
 def run(*arguments: object) -> int:
@@ -173,6 +175,30 @@ def test_distillation_bf16_clipping_and_sgd_run(tiny: Path, tmp_path: Path) -> N
     tiny.write_text(config)
     flags = ["--architecture", "backbone", "--pretrain.epochs", "1", "--checkpoint_minutes", "60"]
     assert run("run", "--config", tiny, "--out", tmp_path / "run", *flags) == 0
+
+
+@pytest.mark.parametrize("stage", ["search", "finetune"])
+def test_a_loss_that_is_not_a_number_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    config = RunConfig(
+        architecture="search" if stage == "search" else "backbone",
+        network=NetworkConfig(options={"width": 4}),
+        data=DataConfig(train_limit=20, batch_size=10),
+        pretrain=PretrainConfig(epochs=0),
+    )
+    told = []
+
+    def end_of_an_epoch(made: SearchStage | TrainStage, *arguments: object, **options: object) -> float:
+        score = made.weights_score if isinstance(made, SearchStage) else made.score
+        for loss in (float("inf"), float("nan")):
+            score.add(torch.zeros(1, 10), torch.zeros(1, dtype=torch.long), torch.tensor(loss))
+            told.append(made.end_epoch(0)[1])
+        return 0.0
+
+    monkeypatch.setattr("nasb.training.pipeline.run_stage", end_of_an_epoch)
+    with Pipeline(config, tmp_path / "run") as pipeline:
+        pipeline.run_stages([stage])
+    assert told[0] is None
+    assert "is not a number: lower" in str(told[1])
 
 
 def test_predict_names_classes_and_counts_unreadable_images(

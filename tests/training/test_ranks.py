@@ -4,9 +4,11 @@ import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from nasb.errors import UserError
@@ -14,7 +16,8 @@ from nasb.files import load_safetensors
 from nasb.training.config import HardwareConfig, RunConfig
 from nasb.training.fabric import create_fabric
 from nasb.training.pipeline import Pipeline
-from nasb.training.ranks import is_lost_rank, pieces, share_statistics
+from nasb.training.ranks import LostRankError, is_lost_rank, pieces, share_statistics
+from nasb.training.train_stage import TrainStage
 from tests.training import rank_worker
 
 Found = dict[str, Tensor]
@@ -157,3 +160,30 @@ def test_errors_of_a_lost_rank_are_told_from_others() -> None:
     assert is_lost_rank(lost, Two())  # type: ignore[arg-type]
     assert not is_lost_rank(RuntimeError("size mismatch"), Two())  # type: ignore[arg-type]
     assert not is_lost_rank(ValueError("gloo"), Two())  # type: ignore[arg-type]
+
+
+def test_a_parameter_without_a_gradient_is_named() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    network[0](torch.ones(1, 2)).sum().backward()
+    stage = SimpleNamespace(fabric=SimpleNamespace(world_size=2), network=network, name="pretrain")
+    with pytest.raises(UserError, match=r"pretrain: 1\.weight takes no part in the network's output, which several"):
+        TrainStage._check_gradients(stage, 0, 0)  # type: ignore[arg-type]
+    stage.fabric.world_size = 1
+    TrainStage._check_gradients(stage, 0, 0)  # type: ignore[arg-type]
+
+
+def test_a_rank_that_does_not_see_the_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fabric, "is_global_zero", property(lambda fabric: False))
+    with pytest.raises(UserError, match=r"does not see the run directory of rank 0; give a directory on a file system"):
+        Pipeline(rank_worker.config(), tmp_path / "run")
+
+
+def test_a_lost_rank_is_told_with_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = Pipeline(rank_worker.config(), tmp_path / "run")
+    monkeypatch.setattr(Fabric, "world_size", property(lambda fabric: 2))
+    message = r"rank 0 has lost another rank: gloo: Connection closed by peer; .*/run: the same command goes on from"
+    with pytest.raises(LostRankError, match=message), pipeline:
+        raise RuntimeError("gloo: Connection closed by peer\nmore")
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="gloo"), Pipeline(rank_worker.config(), tmp_path / "run"):
+        raise RuntimeError("gloo, but one process alone")

@@ -2,12 +2,13 @@ import dataclasses
 import errno
 import json
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
 
 from nasb.errors import UserError
-from nasb.training.checkpoint import Position, load_checkpoint, save_checkpoint
+from nasb.training.checkpoint import Position, _write, load_checkpoint, save_checkpoint
 from nasb.training.config import HardwareConfig, RunConfig, first_difference
 from nasb.training.run_directory import RunDirectory, read_config
 
@@ -126,8 +127,8 @@ def test_a_full_disk_leaves_the_former_checkpoint(
     save_checkpoint(path, "search", Position(1, 0, 0.0), 0, {})
     before = path.read_bytes()
 
-    def write_half(values: object, target: Path) -> None:
-        Path(target).write_bytes(b"half")
+    def write_half(values: object, target: BinaryIO) -> None:
+        target.write(b"half")
         raise kind
 
     monkeypatch.setattr(torch, "save", write_half)
@@ -135,3 +136,8 @@ def test_a_full_disk_leaves_the_former_checkpoint(
         save_checkpoint(path, "search", Position(2, 0, 0.0), 0, {})
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["search.pt"]
+
+
+def test_a_full_disk_is_called_so() -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        _write({"x": torch.zeros(100_000)}, Path("/dev/full"))

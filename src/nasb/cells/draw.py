@@ -66,13 +66,13 @@ def draw_architecture(
 
 
 def _build(architecture: Architecture) -> "nn.Module":
-    from nasb.networks import list_networks
+    from nasb.networks import host_defaults
 
-    known = list_networks()
-    if architecture.host not in known:
+    try:
+        host_defaults(architecture.host)
+    except UserError as error:
         raise UserError(
-            f"{unknown_name('host', architecture.host, known)}. "
-            "Register it, or give draw_architecture the built network: network=architecture.build(host)"
-        )
+            f"{error}. Register it, or give draw_architecture the built network: network=architecture.build(host)"
+        ) from None
     # Only shapes are read: the network without edges has the same ones, and is converted many times faster.
     return replace(architecture, cells=dict.fromkeys(architecture.cells, ())).build()

@@ -19,6 +19,7 @@ NO_OPTIONS = {
     "num_classes": "--num-classes",
     "input_shape": "--input-size",
     "architecture": "the architecture.json in the network's place",
+    "keep_real": "--keep-real of nasb plan, or network.keep_real of a run",
 }
 """What create_network takes beside options, and how a command is told it."""
 

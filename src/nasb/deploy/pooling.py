@@ -4,6 +4,7 @@ Torch's ceil_mode lets the last window reach over the border; runtimes differ th
 says the same by a longer padding at the end, and never uses ceil_mode.
 """
 
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -68,37 +69,60 @@ def _padding_at_end(
 
 @layer(nn.AdaptiveAvgPool2d)
 def adaptive_avg_pool(step: Step) -> str:
-    """GlobalAveragePool to 1x1; AveragePool where the output divides the input; Pad(edge) of a 1x1 map."""
-    if step.out_shape == step.in_shape:
-        return step.x
-    if step.out_shape[2:] == (1, 1):
+    """GlobalAveragePool to 1x1; else AveragePool, and Pad(edge) in front of it where one or two pixels become more."""
+    if step.out_shape != step.in_shape and step.out_shape[2:] == (1, 1):
         return step.emit("GlobalAveragePool", step.x)
-    if step.in_shape[2:] == (1, 1):
-        height, width = step.out_shape[2:]
-        return step.emit("Pad", step.x, step.graph.integers(0, 0, 0, 0, 0, 0, height - 1, width - 1), mode="edge")
-    window = _adaptive_window(step)
-    return average_pool(step, step.x, window, window)
+    x, kernel, strides = _adaptive_window(step)
+    return x if max(*kernel, *strides) == 1 else average_pool(step, x, kernel, strides)
 
 
 @layer(nn.AdaptiveMaxPool2d)
 def adaptive_max_pool(step: Step) -> str:
-    """MaxPool where the output divides the input."""
-    if step.out_shape == step.in_shape:
-        return step.x
-    window = list(_adaptive_window(step))
-    return step.emit(
-        "MaxPool", step.x, kernel_shape=window, strides=window, pads=[0] * 4, dilations=[1, 1], ceil_mode=0
-    )
+    """MaxPool, and Pad(edge) in front of it where one or two pixels become more."""
+    x, kernel, strides = _adaptive_window(step)
+    if max(*kernel, *strides) == 1:
+        return x
+    geometry: dict[str, Any] = {"kernel_shape": list(kernel), "strides": list(strides), "pads": [0] * 4}
+    return step.emit("MaxPool", x, **geometry, dilations=[1, 1], ceil_mode=0)
 
 
-def _adaptive_window(step: Step) -> tuple[int, int]:
+def _adaptive_window(step: Step) -> tuple[str, tuple[int, int], tuple[int, int]]:
+    """Pad where that is needed; return the tensor to pool, the kernel and the strides."""
     given, wanted = step.in_shape[2:], step.out_shape[2:]
-    if any(g % w for g, w in zip(given, wanted, strict=True)):
+    windows = [_axis_window(g, w) for g, w in zip(given, wanted, strict=True)]
+    if windows[0] is None or windows[1] is None:
         raise step.refusal(
-            f"pools {given[0]}x{given[1]} pixels to {wanted[0]}x{wanted[1]}; the file holds this where the output "
-            "divides the input: choose another size of images"
+            f"pools {given[0]}x{given[1]} pixels to {wanted[0]}x{wanted[1]}; the file holds this where the windows are "
+            "all equally large and equally far apart: choose another size of images"
         )
-    return given[0] // wanted[0], given[1] // wanted[1]
+    (top, height, down), (left, width, along) = windows[0], windows[1]
+    x = step.x
+    if top or left:
+        bottom, right = (
+            (wanted[axis] - 1) * stride + kernel - given[axis] - before
+            for axis, (before, kernel, stride) in enumerate((windows[0], windows[1]))
+        )
+        x = step.emit("Pad", x, step.graph.integers(0, 0, top, left, 0, 0, max(bottom, 0), max(right, 0)), mode="edge")
+    return x, (height, width), (down, along)
+
+
+def _axis_window(given: int, wanted: int) -> tuple[int, int, int] | None:
+    """Return (padding in front, kernel, stride) that pool one axis as torch does; None where its windows differ.
+
+    Output i reads the pixels from ``floor(i given / wanted)`` to below ``ceil((i + 1) given / wanted)``. One pixel is
+    repeated. Two are, too; where `wanted` is odd, the middle one of the windows holds both.
+    """
+    if given == 1:
+        return wanted // 2, 1, 1
+    if given == 2 and wanted > 2:
+        return (wanted - 1) // 2, 2 - (wanted + 1) % 2, 1
+    begins = [i * given // wanted for i in range(wanted)]
+    ends = [-(-(i + 1) * given // wanted) for i in range(wanted)]
+    strides = {after - before for before, after in pairwise(begins)}
+    kernels = {end - begin for begin, end in zip(begins, ends, strict=True)}
+    if len(kernels) > 1 or len(strides) > 1:
+        return None
+    return 0, kernels.pop(), strides.pop() if strides else 1
 
 
 def _pair(value: Any) -> tuple[int, int]:

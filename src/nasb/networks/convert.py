@@ -353,16 +353,26 @@ def _refuse_one_sided(network: nn.Module, input_shape: tuple[int, int, int]) -> 
 
         return hook
 
-    trial = copy.deepcopy(network).train()  # batch statistics, as in training; the network's own stay untouched
-    for name, module in trial.named_modules():
-        if isinstance(module, Binarize):
-            module.register_forward_pre_hook(watch(name))
+    handles = [
+        module.register_forward_pre_hook(watch(name))
+        for name, module in network.named_modules()
+        if isinstance(module, Binarize)
+    ]
     images = min(
         max(2**17 // (input_shape[1] * input_shape[2] * 64), 2), 64
     )  # small images need more of them to judge by
     noise = torch.randn(images, *input_shape, generator=torch.Generator().manual_seed(0))
+    training = network.training
+    statistics = [(buffer, buffer.clone()) for buffer in network.buffers()]
     with torch.no_grad():
-        trial(noise)
+        try:
+            network.train()(noise)  # batch statistics, as in training; the network's own stay as they are
+        finally:
+            network.train(training)
+            for buffer, before in statistics:
+                buffer.copy_(before)
+            for handle in handles:
+                handle.remove()
     for name, sides in seen.items():
         if not all(sides):
             raise UserError(

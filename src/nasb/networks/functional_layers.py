@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth, stochastic_depth
 
+from nasb.networks.known import DROP_PATH
+
 Arguments = dict[str, Any]
 CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
@@ -80,10 +82,11 @@ def functions_to_layers(traced: torch.fx.GraphModule) -> None:
             options = {key: value for key, value in node.kwargs.items() if value is not x}
             layer = RANDOM[node.target](*[argument for argument in node.args if argument is not x], **options)
             _call(traced, node, _enter(traced, f"{node.name}_layer", layer), x)
-        elif node.op == "call_module" and type(traced.get_submodule(str(node.target))).__name__ == "DropPath":
+        elif node.op == "call_module" and type(traced.get_submodule(str(node.target))).__name__ == DROP_PATH:
             probability = getattr(traced.get_submodule(str(node.target)), "drop_prob", None) or 0.0
             traced.set_submodule(str(node.target), StochasticDepth(float(probability), "row"))
     _drop_unread(traced)
+    traced.eval()  # as the host is now; new layers are made in training mode
 
 
 def _drop_unread(traced: torch.fx.GraphModule) -> None:

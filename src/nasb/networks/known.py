@@ -28,6 +28,8 @@ CONCATENATIONS = {torch.cat, torch.concat}
 
 LEAVES = (OptionAShortcut, StochasticDepth)
 """Layers that are not of torch.nn."""
+DROP_PATH = "DropPath"
+"""The class of timm, which many copy, that is torchvision's StochasticDepth."""
 PASSING_MODULES = (
     nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Dropout2d, nn.Identity,
     nn.Flatten, nn.ZeroPad2d, *LEAVES,

@@ -37,6 +37,7 @@ class _Tracer(torch.fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
             isinstance(m, known.LEAVES)
+            or type(m).__name__ == known.DROP_PATH
             or matches(module_qualified_name, self.keep_real)
             or super().is_leaf_module(m, module_qualified_name)
         )
@@ -85,7 +86,7 @@ def trace(host: nn.Module, input_shape: tuple[int, int, int], keep_real: tuple[s
     _fold_constants(traced, first, second)
     _splits_to_slices(traced, first)
     traced.graph.eliminate_dead_code()
-    traced.recompile()
+    traced = torch.fx.GraphModule(traced, traced.graph, class_name=kind)  # without what is not read any more
     for node, value in _run(traced, host, input_shape).items():
         if node.meta["is_tensor"]:
             node.meta["shape"] = tuple(value)
@@ -95,7 +96,6 @@ def trace(host: nn.Module, input_shape: tuple[int, int, int], keep_real: tuple[s
             raise UserError(f'convert: keep_real: "{pattern}" matches no layer and no operation of {kind}')
     _refuse_unknown(traced, keep_real)
     _check_output(traced, kind)
-    traced.delete_all_unused_submodules()
     return traced.train(training)
 
 
@@ -257,6 +257,6 @@ def _check_output(traced: torch.fx.GraphModule, kind: str) -> None:
     (result,) = next(node for node in traced.graph.nodes if node.op == "output").args
     if not isinstance(result, torch.fx.Node) or len(result.meta.get("shape", ())) != 2:
         shape = result.meta.get("shape") if isinstance(result, torch.fx.Node) else None
-        what = f"values of shape {shape}" if shape else f"a {type(result).__name__}"
+        what = f"values of shape {shape}" if shape else f"a {type(result).__name__.removeprefix('immutable_')}"
         raise UserError(f"convert: {kind} returns {what}; it must return one tensor [N, classes]")
     traced.meta["shape"] = result.meta["shape"]

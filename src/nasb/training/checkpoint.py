@@ -29,8 +29,6 @@ def save_checkpoint(path: Path, stage: str, position: Position, metrics_bytes: i
     Raises:
         UserError: it cannot be written; the former checkpoint stands.
     """
-    import torch
-
     values = {
         "version": VERSION,
         "stage": stage,
@@ -41,13 +39,24 @@ def save_checkpoint(path: Path, stage: str, position: Position, metrics_bytes: i
         "state": state,
     }
 
-    def write(temporary: Path) -> None:
-        try:
-            torch.save(values, temporary)
-        except RuntimeError as error:  # torch's writer reports a full disk so
-            raise OSError(str(error).splitlines()[0]) from error
+    write_atomically(path, lambda temporary: _write(values, temporary))
 
-    write_atomically(path, write)
+
+def _write(values: dict[str, Any], path: Path) -> None:
+    """Write with torch.save; on a full disk, its own error tells of positions in a file, the one behind it why.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import torch
+
+    with path.open("wb") as stream:
+        try:
+            torch.save(values, stream)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 def load_checkpoint(path: Path, stage: str) -> tuple[Position, int, dict[str, Any]]:

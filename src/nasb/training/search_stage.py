@@ -217,6 +217,8 @@ class SearchStage(Stage):
             metrics["expected_memory_ratio"] = report.memory_ratio
         if alpha.images:
             metrics |= {"alpha_loss": alpha.loss, "alpha_top1": alpha.top1}
+        if weights.loss != weights.loss:
+            return metrics, "the loss of the weights is not a number: lower search.learning_rate"
         return metrics, report.warning if epoch >= self.config.warmup_epochs else None
 
     def derive(self, folder: Path | None = None) -> Cells:

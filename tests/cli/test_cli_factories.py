@@ -1,0 +1,69 @@
+"""The user's own CNN at the command line: a factory in a file, what stays real, and networks of torchvision by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nasb.cells.architecture import Architecture
+from nasb.networks import create_host
+from nasb.networks.registry import HOSTS
+from tests.cli.conftest import Command, Refused
+
+OWN = """
+from torch import nn
+
+def small(num_classes, in_channels, width=8):
+    layers = [nn.Conv2d(in_channels, width, 3, 2, 1), nn.ReLU()]
+    layers += [nn.Conv2d(width, width, 3, 1, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+
+def five_classes():
+    return small(5, 1)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    create_host("resnet20", options={"width": 1})  # registers nasb's own
+    monkeypatch.setattr(HOSTS, "_entries", dict(HOSTS._entries))
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    return path
+
+
+def test_plan_of_a_factory(command: Command, own: Path) -> None:
+    result = command("plan", f"{own}:small", "--input-size", "3x16x16", "--keep-real", "2", "--option", "width=4")
+    assert result.code == 0, result.err
+    rows = [line.split() for line in result.out.splitlines()]
+    assert [row[0] for row in rows] == ["layer", "0", "2", "4"]
+    assert "asked: keep_real" in result.out
+    assert "3x3 4-4  cell" in result.out
+
+
+def test_a_run_of_a_factory_and_what_reads_it_later(command: Command, refused: Refused, own: Path, tiny: Path) -> None:
+    factory, run, onnx = f"{own}:small", own.parent / "run", own.parent / "m.onnx"
+    options = ("--network.factory", factory, "--network.options", "{width: 4}", "--network.keep_real", '["2"]')
+    result = command("run", "--config", tiny, *options, "--out", run)
+    assert result.code == 0, result.err
+    architecture = Architecture.load(run / "architecture.json")
+    assert (architecture.host, architecture.keep_real, list(architecture.cells)) == (factory, ("2",), ["4"])
+    assert json.loads((run / "summary.json").read_text())["uncounted"] == []
+    del HOSTS._entries[factory]  # as in a new process
+    refused("export", run, "-o", onnx, says=(f"--plugin {factory}",))
+    assert command("export", run, "-o", onnx, "--plugin", factory).code == 0
+    assert onnx.stat().st_size > 0
+
+
+def test_a_factory_of_another_number_of_classes(refused: Refused, own: Path, tiny: Path) -> None:
+    refused(
+        *("run", "--config", tiny, "--network.factory", f"{own}:five_classes", "--network.options", "{}"),
+        *("--out", own.parent / "run"),
+        says=("five_classes: has 5 outputs, the data 10 classes; let its function take num_classes",),
+    )
+
+
+def test_networks_of_torchvision_are_listed_if_asked(command: Command) -> None:
+    found = json.loads(command("list", "networks", "torchvision/dense*", "--json").out)
+    assert found["torchvision/densenet121"] == "densenet121 of torchvision"
+    assert "torchvision/densenet121" not in command("list", "networks").out
