@@ -52,8 +52,10 @@ class Measured:
 
     @property
     def label(self) -> str:
-        """Its name with the precision, if it is not binary."""
-        return self.network if self.precision == "binary" else f"{self.network} {self.precision}"
+        """Its name; if it is not binary, with the precision, and with the engine where that is ours."""
+        if self.binary:
+            return self.network
+        return f"{self.network} {self.precision}{', ' + self.runtime if self.runtime != 'ONNX Runtime' else ''}"
 
     @property
     def top1(self) -> float:

@@ -51,7 +51,7 @@ LIMITS = """\
   a little too good; only the test column is free of it.
 """
 SEALED = "Not all test images are read yet: where a side has no test Top-1, goals are judged on validation images."
-TRIALS = "Validation Top-1 of the first seed, by (learning rate, branch gain); each method goes on with its best one."
+TRIALS = "Validation Top-1 of the first seed (learning rate, branch gain); each method goes on with its best one."
 TAU = (
     "Kendall's tau between scores of random architectures and their accuracy after training (studies/search_score.py)."
 )

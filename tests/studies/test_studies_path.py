@@ -54,7 +54,7 @@ def run(command: list[Any], **options: Any) -> "subprocess.CompletedProcess[str]
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     methods = {name: claim_methods.METHODS[name] for name in NAMES}
-    methods["random-1.37"] = replace(methods["random-1.37"], seeds=tuple(range(RANDOM)))
+    methods["random-1.37"] = replace(methods["random-1.37"], as_in="bireal-published", seeds=tuple(range(RANDOM)))
     for name in ("bireal-published", "nasb-1.37"):
         methods[name] = replace(methods[name], seeds=(0,))
     files = {"RESULTS": tmp_path / "claim.csv", "FINAL": tmp_path / "claim-test.csv"}
@@ -69,12 +69,13 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import report_search
 
     shared = {
-        "METHODS": methods, "TRIALS": TRIALS, "SEEDS": (0,), "SETS": {"cifar10": {"data.name": "digits"}}, "rows": rows,
+        "METHODS": methods, "TRIALS": TRIALS, "TRIALS_WITHOUT_GAIN": TRIALS, "SEEDS": (0,), "rows": rows,
+        "SETS": {"cifar10": {"data.name": "digits"}},
         "BASE": claim_methods.BASE | SMALL, "SEARCH_EPOCHS": 1, "subprocess": SimpleNamespace(run=run),
         "ARCHITECTURES": tmp_path / "architectures", "STRATEGIES": ["random"],
         "RESULT": tmp_path / "search-score.csv", **files,
     }  # fmt: skip
-    for module in (claim, search_score, report, report_claim, report_search):
+    for module in (claim, claim_methods, search_score, report, report_claim, report_search):
         for name, value in shared.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
@@ -84,10 +85,10 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_from_the_first_run_to_the_page(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = results / "runs"
     runner = claim.Runner({"cifar10": str(results)}, runs, workers=1)
-    runner.run(["A", "B"])
+    runner.run(list(NAMES))
     found = claim.rows(claim.RESULTS)
     assert sorted(row["method"] for row in found) == sorted([*NAMES, *["random-1.37"] * (RANDOM - 1)])
-    assert list(claim.pending(found, ["cifar10"], ["A", "B"])) == []
+    assert list(claim.pending(found, ["cifar10"], list(NAMES))) == []
     assert all(float(row["ops"]) > 0 and row["config_hash"] and row["commit"] for row in found)
     assert (results / "architectures" / "cifar10" / "nasb-1.37-seed0.json").is_file()
 
