@@ -47,7 +47,7 @@ def test_figures_of_torchvision_are_those_of_its_weights() -> None:
         metrics = weights.meta["_metrics"]["ImageNet-1K"]
         assert (row.top1, row.top5) == (metrics["acc@1"], metrics["acc@5"]), row.network
         seen += 1
-    assert seen == 9
+    assert seen == 11
 
 
 def test_the_first_row_with_a_top1_is_a_network_s() -> None:

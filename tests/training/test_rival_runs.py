@@ -94,6 +94,20 @@ def test_a_run_is_exported(finished: Path, tmp_path: Path, capsys: pytest.Captur
     assert "reactnet_resnet20 is hand-made and replaces no real network" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("host", "options"),
+    [("abcnet_resnet20", {"weight_bases": 2, "activation_bases": 2}), ("groupnet_resnet20", {"bases": 2})],
+)
+def test_multiple_networks_are_trained_as_any_other(host: str, options: dict[str, int], tmp_path: Path) -> None:
+    network = NetworkConfig(host=host, options={"width": 4, **options})
+    summary = run(replace(TINY, network=network, finetune=FinetuneConfig(epochs=1)), tmp_path / "run")
+    assert (summary["host"], summary["uncounted"]) == (host, [])
+    assert {layer.phase for layer in nasb.load(tmp_path / "run").modules() if isinstance(layer, BinaryConv2d)} == {
+        "binary"
+    }
+    assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "m.onnx")]) == 0
+
+
 def test_a_finished_run_is_a_teacher(finished: Path, tmp_path: Path) -> None:
     path = tmp_path / "teacher.safetensors"
     tensors, _ = load_safetensors(finished / "model.safetensors")

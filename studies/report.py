@@ -1,0 +1,159 @@
+"""Makes docs/results.md and its pictures from the CSVs in results/: a section for each that is there.
+
+python studies/report.py            # writes docs/results.md and docs/results/*.svg
+python studies/report.py --check    # exit code 1 if the page is not what would be written
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from claim import ROOT, rows
+from claim_methods import EPOCHS, IMAGES, LONG, METHODS, SEEDS
+from pictures import Point, draw_points
+from report_claim import Claim, accuracy_table, cost_table, goal_table, trial_table
+from report_search import ablation_table, load_architectures, operations_table, tau_table
+
+from nasb.cells.architecture import Architecture
+from nasb.cells.draw import draw_architecture
+
+TITLES = {"cifar10": "CIFAR-10 (JPEG copy)", "fashion-mnist": "Fashion-MNIST"}
+HEAD = """\
+# Results: does search beat design by hand?
+
+Made by `python studies/report.py` from results/*.csv; a test fails if this page is not what that command writes. The
+CSVs are made by
+
+    python studies/claim.py run --cifar10 DATA --fashion-mnist DATA --out RUNS      # goes on where it stands
+    python studies/search_score.py --root DATA --runs RUNS                          # Kendall's tau
+    python studies/claim.py final --cifar10 DATA --fashion-mnist DATA --out RUNS    # test images, once
+
+The protocol, fixed before the first run that counts, is the docstring of studies/claim_methods.py: ResNet-20 with the
+strided stem, {images:,} training images, the same trials of learning rate and branch gain for every method, everything
+decided on validation images. Numbers are Top-1 in percent: mean ± standard deviation (n) over seeds, or over
+architectures for the random ones. OPs, memory: [contracts.md](contracts.md). `to plain`: OPs to those of the same
+network with every edge "none".
+"""
+LIMITS = """\
+## What cannot be concluded from this
+
+- **Nothing about ImageNet.** NASB's claims (+4.0 and +1.0 points Top-1) are about ImageNet, ResNet-18 and up, and long
+  training. These are small images, a ResNet-20 of 0.27 M weights and {epochs} epochs of {images:,} images. A method
+  that learns fast is favoured; the rows that train {longer:g} times as long show how much of a difference stays.
+- **No absolute accuracy.** CIFAR-10 is a lossy JPEG copy here, so its numbers are comparable among themselves only, and
+  the rivals' published recipes (hundreds of epochs, some with a teacher) were not followed: each has the same short
+  list of trials.
+- **Little about small differences.** With {seeds} seeds a difference of less than about twice its standard error is
+  none; where n is 1 there is no spread at all.
+- **Validation images chose.** Trials, defaults and ablations were decided on validation Top-1, whose best is therefore
+  a little too good; only the test column is free of it.
+"""
+SEALED = "Not all test images are read yet: where a side has no test Top-1, goals are judged on validation images."
+TRIALS = "Validation Top-1 of the first seed (learning rate, branch gain); each method goes on with its best one."
+TAU = (
+    "Kendall's tau between scores of random architectures and their accuracy after training (studies/search_score.py)."
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page."""
+
+    title: str
+    text: str
+
+
+def main() -> None:
+    """Write page and pictures, or compare the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the CSVs")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of the page")
+    given = parser.parse_args()
+    file = given.docs / "results.md"
+    if not (given.results / "claim.csv").exists():
+        sys.exit(f"{given.results / 'claim.csv'} is not there: studies/claim.py run makes it")
+    text = page(given.results)
+    if not given.check:
+        draw(given.results, given.docs / "results")
+        file.write_text(text, encoding="utf-8")
+    elif not file.exists() or file.read_text(encoding="utf-8") != text:
+        sys.exit(f"{file} is out of date: python studies/report.py")
+
+
+def page(results: Path) -> str:
+    """Return the page's text."""
+    found = [f"## {section.title}\n\n{section.text}\n" for section in sections(results)]
+    scale = {"images": IMAGES, "epochs": EPOCHS, "longer": int(LONG) / EPOCHS, "seeds": len(SEEDS)}
+    return "\n".join([HEAD.format(**scale), *found, LIMITS.format(**scale)])
+
+
+def sections(results: Path) -> Iterator[Section]:
+    """Yield the sections for which there are numbers."""
+    claim = Claim.load(results)
+    for data in claim.sets():
+        title = TITLES.get(data, data)
+        if claim.methods(data):
+            picture = f"![Top-1 over OPs, {title}](results/{data}-ops.svg)"
+            state = SEALED if claim.is_sealed(data) else "Goals are judged on test images."
+            yield Section(title, "\n\n".join([accuracy_table(claim, data), picture, state, goal_table(claim, data)]))
+        cost = cost_table(claim, data)
+        if cost:
+            yield Section(f"What search costs: {title}", cost)
+        searched = load_architectures(results / "architectures", data)
+        if searched:
+            found = (_found(data, name, architectures) for name, architectures in searched.items())
+            yield Section(f"What was found: {title}", "\n\n".join(found))
+        ablations = [row for row in rows(results / "ablation.csv") if row["set"] == data]
+        if ablations:
+            yield Section(f"One thing at a time: {title}", ablation_table(claim, ablations))
+        yield Section(f"Trials: {title}", f"{TRIALS}\n\n{trial_table(claim, data)}")
+    scores = rows(results / "search-score.csv")
+    if scores:
+        yield Section("Does a search know what is good?", f"{TAU}\n\n{tau_table(scores)}")
+
+
+def _found(data: str, name: str, architectures: Sequence[tuple[int, Architecture]]) -> str:
+    seeds = [seed for seed, _ in architectures]
+    words = (
+        f"Operations a network, on average over {len(seeds)} search{'es' if len(seeds) > 1 else ''}; right, by edge."
+    )
+    picture = f"![{METHODS[name].label}, seed {seeds[0]}](results/{data}-{name}.svg)"
+    return f"### {METHODS[name].label}\n\n{words}\n\n{operations_table([a for _, a in architectures])}\n\n{picture}"
+
+
+def draw(results: Path, folder: Path) -> None:
+    """Draw accuracy over OPs, and the first searched network of each method."""
+    claim = Claim.load(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    for data in claim.sets():
+        accuracy = claim.validation if claim.is_sealed(data) else claim.test
+        points = [
+            Point(
+                label=name,
+                group=_group(name),
+                x=claim.mean(data, name, "ops") / 1e6,
+                y=accuracy(data, name).mean,
+                error=accuracy(data, name).spread or 0.0,
+            )
+            for name in claim.methods(data)
+        ]
+        if points:
+            y = f"{'validation' if claim.is_sealed(data) else 'test'} Top-1 (%)"
+            draw_points(folder / f"{data}-ops.svg", points, title=TITLES.get(data, data), x="OPs (M)", y=y, log=True)
+        for name, architectures in load_architectures(results / "architectures", data).items():
+            draw_architecture(architectures[0][1], folder / f"{data}-{name}.svg")
+
+
+def _group(name: str) -> str:
+    if name.startswith("nasb"):
+        return "searched"
+    if name.startswith("random"):
+        return "random architectures"
+    return "real" if name == "real" else "hand-made"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""When binary pays, in small and with accuracies of our own: thin real ResNet-20s as fast, or as small, as NASB's.
+
+    build/peers/env/bin/python studies/thin_real.py measure        # which widths; results/thin-real.csv
+    # put the methods that it prints into studies/claim_methods.py; then
+    python studies/claim.py run --cifar10 DATA --out RUNS          # trains them as any other method
+    build/peers/env/bin/python studies/thin_real.py int8 --runs RUNS [--part test]     # results/thin-real-int8.csv
+    python studies/when_binary_pays.py --page                      # the page's last table
+
+`measure` times what the search found for CIFAR-10 (and the hand-made network) in our engine, and the real ResNet-20
+with the strided stem of every width up to the host's in ONNX Runtime, fp32 and int8, as studies/when_binary_pays.py
+does. For each precision it picks the widest network that takes no longer than NASB's, and the widest whose file is no
+larger.
+`int8` quantizes those that are trained (static, per channel, calibrated on training images as they are evaluated) and
+reads their Top-1 in ONNX Runtime; their fp32 Top-1 is in results/claim.csv already.
+"""
+
+import argparse
+import csv
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from claim import ARCHITECTURES, ROOT, Job, append, chosen_trial, key_of, rows
+from when_binary_pays import FIELDS, Runner, conditions, in_engine, onnx_runtime, real_files
+
+DATA = "cifar10"
+SHAPE = (3, 32, 32)
+OURS = ("nasb-1.37", "nasb-1.10", "bireal")
+"""The first one is what the others are compared with."""
+WIDTHS = range(2, 17)
+MEASURED = ROOT / "results" / "thin-real.csv"
+INT8 = ROOT / "results" / "thin-real-int8.csv"
+INT8_FIELDS = (
+    "set",
+    "method",
+    "seed",
+    "part",
+    "top1",
+    "fp32_top1",
+    "images",
+    "calibration_images",
+    "versions",
+    "commit",
+)
+CALIBRATION_BATCHES = 4
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("measure", "int8"))
+    parser.add_argument("--rounds", type=int, default=30, help="(default: %(default)s)")
+    parser.add_argument("--note", default="", help="a word on the machine's state, into every row")
+    parser.add_argument("--runs", type=Path, default=Path("runs/claim"), help="claim.py's run directories")
+    parser.add_argument("--part", default="validation", choices=("validation", "test"), help="(default: %(default)s)")
+    given = parser.parse_args()
+    if given.command == "int8":
+        int8(given.runs, given.part)
+        return
+    found = measure(given.rounds, given.note)
+    with MEASURED.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows(found)
+    print("\n".join(method_lines(widths(found))))
+
+
+def measure(rounds: int, note: str) -> list[dict[str, Any]]:
+    """Return the rows of all networks: fields as in results/when-binary-pays.csv, real ones named real-WIDTH."""
+    from nasb_engine import bench
+
+    with tempfile.TemporaryDirectory(prefix="nasb-thin-") as folder:
+        runners, facts = prepare(Path(folder))
+        found = bench.compare(runners, rounds=rounds, seconds=0.02, clock=time.thread_time)
+    common = conditions() | {
+        "rounds": rounds, "threads": 1, "held_to": "", "note": note, "load": f"{os.getloadavg()[0]:.1f}"
+    }  # fmt: skip
+    return [
+        facts[one.name] | common | {
+            "ms": f"{one.milliseconds.median:.4f}", "ms_q1": f"{one.milliseconds.lower_quartile:.4f}",
+            "ms_q3": f"{one.milliseconds.upper_quartile:.4f}", "ratio": f"{one.ratio.median:.3f}",
+            "ratio_q1": f"{one.ratio.lower_quartile:.3f}", "ratio_q3": f"{one.ratio.upper_quartile:.3f}",
+        }
+        for one in found
+    ]  # fmt: skip
+
+
+def prepare(folder: Path) -> tuple[dict[str, Runner], dict[str, dict[str, Any]]]:
+    """Return what to time, and what is known of it."""
+    from nasb.cells.architecture import Architecture
+    from nasb.networks import create_network
+    from nasb.networks.random_numbers import randomize
+
+    runners: dict[str, Runner] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    for name in OURS:
+        file = ARCHITECTURES / DATA / f"{name}-seed0.json"
+        if name.startswith("nasb") and not file.exists():
+            raise SystemExit(f"{file} is not there: studies/claim.py run searches it")
+        binary = (
+            Architecture.load(file).build()
+            if name.startswith("nasb")
+            else create_network("bireal_resnet20", stem_stride=2, shortcut="adapt")
+        )
+        runners[name], facts[name] = in_engine(randomize(binary, SHAPE), folder / "network.onnx", SHAPE)
+        facts[name] |= {"network": name, "precision": "binary"}
+    for width in WIDTHS:
+        network = randomize(create_network("resnet20", width=width, stem_stride=2), SHAPE)
+        for precision, path in real_files(network, folder / f"real-{width}", SHAPE).items():
+            key = f"real-{width} {precision}"
+            runners[key] = onnx_runtime(path, SHAPE)
+            facts[key] = {"network": f"real-{width}", "runtime": "ONNX Runtime", "precision": precision,
+                          "file_bytes": path.stat().st_size}  # fmt: skip
+    return runners, facts
+
+
+def widths(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], int]:
+    """Return the widest real network that is no slower, and no larger, than the first of `OURS`.
+
+    By (precision, "time" or "bytes"); without those of which even the thinnest is slower, or larger.
+    """
+    ours = next(row for row in found if row["network"] == OURS[0])
+    chosen: dict[tuple[str, str], int] = {}
+    for row in found:
+        if not str(row["network"]).startswith("real-"):
+            continue
+        width = int(str(row["network"]).removeprefix("real-"))
+        fits = {"time": float(row["ratio"]) <= 1, "bytes": int(row["file_bytes"]) <= int(ours["file_bytes"])}
+        for what in (what for what, fit in fits.items() if fit):
+            chosen[row["precision"], what] = max(width, chosen.get((row["precision"], what), 0))
+    return chosen
+
+
+def method_lines(chosen: Mapping[tuple[str, str], int]) -> Iterator[str]:
+    """Yield what claim_methods.py needs to train the chosen widths."""
+    for width in sorted(set(chosen.values())):
+        why = ", ".join(f"{precision} by {what}" for (precision, what), found in chosen.items() if found == width)
+        flags = f'PLUGIN + _rival("real_resnet20", width={width})'
+        yield f'    "real-{width}": Method(label="real ResNet-20, width {width}", tier="B", flags={flags}),  # {why}'
+
+
+def int8(runs: Path, part: str) -> None:
+    """Write the Top-1 of each trained thin network, quantized, that has no row yet."""
+    from nasb.plugin import load_plugin
+
+    load_plugin(str(Path(__file__).parent / "real_network.py"))
+    there = {(row["method"], row["seed"], row["part"]) for row in rows(INT8)}
+    done = rows()
+    for name in dict.fromkeys(row["method"] for row in done if row["method"].startswith("real-")):
+        trial = chosen_trial(done, DATA, name)
+        for row in done:
+            if trial is None or row["set"] != DATA or row["method"] != name:
+                continue
+            job = Job(DATA, name, *trial, int(row["seed"]))
+            if job.row_key() != key_of(row) or (name, row["seed"], part) in there:
+                continue
+            found = evaluate_int8(runs / job.folder(), part)
+            append(INT8, INT8_FIELDS, {"set": DATA, "method": name, "seed": row["seed"], "part": part} | found)
+            print(f"{name}, seed {row['seed']}: {found['top1']} int8, {found['fp32_top1']} fp32", flush=True)
+
+
+def evaluate_int8(run: Path, part: str) -> dict[str, Any]:
+    """Quantize a run's network and return its Top-1, beside that of its fp32 file in the same runtime."""
+    import numpy as np
+    import onnxruntime
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from nasb.cli.parsing import parse_run
+    from nasb.data import open_data
+    from nasb.model_file import load_target
+
+    config, _ = parse_run("run", "", ["--out", str(run)])
+    data = open_data(config.data, seed=config.seed)
+    batches = data.evaluation_batches("train")
+    images = [next(batches)[0].numpy() for _ in range(CALIBRATION_BATCHES)]
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = iter([{"images": one[None]} for batch in images for one in batch])
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self.left, None)
+
+    def top1(path: Path) -> tuple[float, int]:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        right = seen = 0
+        for x, target in data.evaluation_batches(part):
+            for one, label in zip(x.numpy(), target.numpy(), strict=True):
+                right += int(np.argmax(session.run(None, {"images": one[None]})[0]) == label)
+                seen += 1
+        return 100 * right / seen, seen
+
+    with tempfile.TemporaryDirectory(prefix="nasb-int8-") as folder:
+        network = load_target(run).network.eval()
+        plain = real_files(network, Path(folder, "network"), data.input_shape)["fp32"]
+        prepared, out = Path(folder, "prepared.onnx"), Path(folder, "quantized.onnx")
+        quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+        quantization.quantize_static(
+            str(prepared), str(out), Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+        )  # fmt: skip
+        (accuracy, seen), (real, _) = top1(out), top1(plain)
+    known = conditions()
+    return {
+        "top1": f"{accuracy:.2f}", "fp32_top1": f"{real:.2f}", "images": seen,
+        "calibration_images": sum(map(len, images)), "versions": known["versions"], "commit": known["commit"],
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
