@@ -49,7 +49,10 @@ ROOT = Path(__file__).parents[1]
 HELD_PACKAGES = ROOT / "build/peers/held"
 HELD = {
     **{"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
-    **{"RUY_PATHS": "18", "PYTHONPATH": str(HELD_PACKAGES)},  # 8: plain C++, 10: AVX2 and FMA
+    "RUY_PATHS": "18",  # 8: plain C++, 10: AVX2 and FMA
+    "PYTHONPATH": os.pathsep.join(
+        dict.fromkeys([str(HELD_PACKAGES), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
+    ),
 }
 """What holds the peers to AVX2; read when they are loaded."""
 LAYERS = ((64, 56), (128, 28), (256, 14), (512, 7))
