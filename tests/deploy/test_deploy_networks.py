@@ -82,7 +82,7 @@ def make(name):
     return network
 
 
-WHOLE = ("alexnet", "mobilenet_v3_small")
+BINARY_TOO = ("alexnet", "mobilenet_v3_small")
 """Those that test_deploy_zoo.py does not have: they are tried as binary networks, too."""
 SMALL_HEADS = {"alexnet": 256 * 6 * 6, "vgg11_bn": 512 * 7 * 7}
 HOSTS = {
@@ -93,7 +93,7 @@ HOSTS = {
     "alexnet": 63,
     "vgg11_bn": 32,
 }
-CASES = [(name, binary) for name in HOSTS for binary in (False, True) if name in WHOLE or not binary]
+CASES = [(name, binary) for name in HOSTS for binary in (False, True) if name in BINARY_TOO or not binary]
 
 
 @pytest.mark.slow
