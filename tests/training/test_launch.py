@@ -24,7 +24,7 @@ def start(config: Path, out: Path) -> subprocess.Popen[str]:
 
 
 def when(process: subprocess.Popen[str], there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not there():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline

@@ -29,7 +29,7 @@ def on_ranks(ranks: int, task: str, folder: Path) -> list[Found]:
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--local-addr", "localhost"]
     command = [*torchrun, *meeting, "-m", "tests.training.rank_worker", task, str(folder)]
     root = Path(__file__).parents[2]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=root)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, cwd=root)
     assert result.returncode == 0, result.stderr
     return [load_safetensors(folder / f"rank{rank}.safetensors")[0] for rank in range(ranks)]
 
