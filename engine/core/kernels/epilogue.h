@@ -50,9 +50,16 @@ void epilogue_rows(const Epilogue& e, const Source source, int first_pixel, int 
       if (kShifts) shift_out[g] = F::load(e.shift_out + lane);
       threshold[g] = e.sign_outputs ? F::load(e.signs[0].threshold + lane) : F::fill(0);
     }
+    // Copies, so that what is stored cannot change them.
+    const size_t pixel = static_cast<size_t>(first_pixel);
+    const size_t residual_step = e.residual_channels, output_step = e.output_stride;
+    const float* residual = kResidual ? e.residual + pixel * residual_step + first : nullptr;
+    float* output = e.output ? e.output + pixel * output_step + k : nullptr;
+    const int sign_outputs = e.sign_outputs;
+    const size_t word_step = sign_outputs > 0 ? e.signs[0].stride : 0;
+    uint32_t* word = sign_outputs > 0 ? e.signs[0].words + pixel * word_step + k / 32 : nullptr;
+    const uint32_t used = rest < 32 ? (1u << rest) - 1 : ~0u;
     for (int p = 0; p < pixel_count; ++p) {
-      const size_t row = static_cast<size_t>(first_pixel + p);
-      const float* residual = kResidual ? e.residual + row * e.residual_channels + first : nullptr;
       F v[kVectors];
       NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
         const int lane = g * kLanes;
@@ -66,22 +73,24 @@ void epilogue_rows(const Epilogue& e, const Source source, int first_pixel, int 
         if (kShifts) y = y + shift_out[g];
         v[g] = y;
       }
-      if (e.output) {
-        float* out = e.output + row * e.output_stride + k;
+      if (kResidual) residual += residual_step;
+      if (output) {
         NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
           if (rest >= 32)
-            v[g].store(out + g * kLanes);
+            v[g].store(output + g * kLanes);
           else
-            v[g].store_part(out + g * kLanes, rest - g * kLanes);
+            v[g].store_part(output + g * kLanes, rest - g * kLanes);
         }
+        output += output_step;
       }
-      for (int s = 0; s < e.sign_outputs; ++s) {
+      if (!word) continue;
+      *word = F::below(v, threshold) & used;
+      word += word_step;
+      for (int s = 1; s < sign_outputs; ++s) {
         const SignOutput& sign = e.signs[s];
         F other[kVectors];
-        if (s > 0) NASB_UNROLL for (int g = 0; g < kVectors; ++g) other[g] = F::load(sign.threshold + k + g * kLanes);
-        uint32_t bits = F::below(v, s == 0 ? threshold : other);
-        if (rest < 32) bits &= (1u << rest) - 1;
-        sign.words[row * sign.stride + k / 32] = bits;
+        NASB_UNROLL for (int g = 0; g < kVectors; ++g) other[g] = F::load(sign.threshold + k + g * kLanes);
+        sign.words[(pixel + p) * sign.stride + k / 32] = F::below(v, other) & used;
       }
     }
   }
