@@ -210,7 +210,7 @@ def _row(job: Job, method: Method, out: Path, search_seconds: float) -> dict[str
         **{name: summary[name] for name in ("ops", "bops", "flops", "memory_bits", "parameters")},
         "ops_ratio": f"{summary['ops_ratio']:.4f}", "added_binary_macs": f"{summary['added_binary_macs']:.4f}",
         "epochs": (BASE | dict(method.flags))["finetune.epochs"], "search_epochs": SEARCH_EPOCHS if searched else 0,
-        "search_seconds": f"{search_seconds:.0f}", "train_seconds": f"{summary['seconds']['finetune']:.0f}",
+        "search_seconds": f"{search_seconds:.1f}", "train_seconds": f"{summary['seconds']['finetune']:.1f}",
         "architecture_hash": _hash(out / "architecture.json"), "config_hash": _hash(out / "config.yaml"),
         "commit": commit(), "torch": environment["versions"]["torch"], "cpu": environment["cpu"], "threads": 1,
     }  # fmt: skip

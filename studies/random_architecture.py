@@ -18,7 +18,7 @@ def main() -> None:
     with Pipeline(config, out) as pipeline:
         searcher = pipeline.search_stage().searcher
         Architecture(
-            host=config.network.host,
+            host=config.network.name,
             options=config.network.options,
             num_classes=pipeline.data.num_classes,
             input_shape=pipeline.data.input_shape,

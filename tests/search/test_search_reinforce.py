@@ -7,7 +7,7 @@ import pytest
 import torch
 from search_hosts import searchable
 
-from nasb.search import Reinforce, SearchConfig
+from nasb.search import SearchConfig
 from nasb.search.searcher import Searcher
 from nasb.search.strategies import Compared
 
@@ -60,7 +60,7 @@ def test_the_estimate_is_unbiased():
 
     generator, estimates = torch.Generator().manual_seed(0), []
 
-    def descend(surrogate, reduce):
+    def descend(surrogate):
         gradients = torch.autograd.grad(surrogate, alphas, allow_unused=True, materialize_grads=True)
         estimates.append(torch.cat(gradients))
 
@@ -98,16 +98,3 @@ def test_the_budget_is_part_of_the_reward():
     for _ in range(80):
         searcher.alpha_step(lambda: torch.tensor(1.0), generator, progress=0.5, epoch=0)
     assert searcher.expected_cost() == pytest.approx(searcher.budget, rel=0.15)
-
-
-def test_ranks_share_their_losses():
-    """What is observed are the means over the ranks, so that alpha stays one on all of them."""
-    searcher, seen = searcher_of(), []
-    observe = searcher.strategy.observe
-    searcher.strategy.observe = lambda compared, progress: seen.append(compared) or observe(compared, progress)
-    mean = searcher.alpha_step(
-        lambda: torch.tensor(1.0), torch.Generator(), progress=0.5, epoch=0, reduce=lambda losses: losses + 0.5
-    )
-    assert mean == 1.5
-    assert [path.loss for path in seen[0]] == [1.5] * 4
-    assert isinstance(searcher.strategy, Reinforce)

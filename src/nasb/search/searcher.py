@@ -140,60 +140,54 @@ class Searcher:
         self.strategy.select_for_weights(generator, explore=warmup or draw < self.config.uniform_paths)
 
     def alpha_step(
-        self, loss: Callable[[], Tensor], generator: torch.Generator, *, progress: float, epoch: int,
-        reduce: Callable[[Tensor], Tensor] | None = None,
-    ) -> float:  # fmt: skip
+        self, loss: Callable[[], Tensor], generator: torch.Generator, *, progress: float, epoch: int
+    ) -> float:
         """Make one step of alpha.
 
         Args:
-            loss: computes the cross-entropy of the network on a batch of the alpha half.
+            loss: computes the cross-entropy of the network on a batch of the alpha half; on several ranks, the mean
+                over all of them, with its gradient.
             generator: source of the sampled paths; equal on all ranks.
             progress: 0 at the search's start, 1 at its end.
             epoch: for the decay of the entropy bonus.
-            reduce: averages a gradient, or losses, over the ranks.
 
         Returns:
             The cross-entropy.
         """
         if self.strategy.measures:
-            return self._measure(loss, generator, progress, epoch, reduce)
+            return self._measure(loss, generator, progress, epoch)
         self.strategy.select_for_alpha(generator, progress)
         cross_entropy = loss()
         probabilities = self.probabilities()
         objective = cross_entropy + self._budget_penalty(probabilities) - self._entropy_bonus(probabilities, epoch)
-        self._descend(objective, reduce)
+        self._descend(objective)
         return float(cross_entropy.detach())
 
-    def _descend(self, objective: Tensor, reduce: Callable[[Tensor], Tensor] | None) -> None:
+    def _descend(self, objective: Tensor) -> None:
         gradients = torch.autograd.grad(objective, self.alphas(), allow_unused=True)
         for alpha, gradient in zip(self.alphas(), gradients, strict=True):
-            alpha.grad = gradient if gradient is None or reduce is None else reduce(gradient)
+            alpha.grad = gradient
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _measure(
-        self, loss: Callable[[], Tensor], generator: torch.Generator, progress: float, epoch: int,
-        reduce: Callable[[Tensor], Tensor] | None,
-    ) -> float:  # fmt: skip
-        """Compare the losses of several paths on one batch; return their mean over the ranks."""
+    def _measure(self, loss: Callable[[], Tensor], generator: torch.Generator, progress: float, epoch: int) -> float:
+        """Compare the losses of several paths on one batch; return their mean."""
         choices, losses = [], []
         with torch.no_grad():
             for _ in range(self.config.paths):
                 self.strategy.select_for_alpha(generator, progress)
                 choices.append(self.space.selected())
-                losses.append(loss().detach().float())
-            means = torch.stack(losses)
-            found = (means if reduce is None else reduce(means)).tolist()
+                losses.append(float(loss()))
         compared = []
-        for choice, value in zip(choices, found, strict=True):
+        for choice, value in zip(choices, losses, strict=True):
             cost = self.cost.of(self.space.cells(choice))
             penalty = self.config.budget_weight * abs(math.log(cost / self.budget))
             compared.append(Compared(choice, tuple(self.space.relevant(choice)), value, penalty))
         surrogate = self.strategy.observe(compared, progress)
         if surrogate is not None:
             # All ranks have the same losses, and so the same gradient.
-            self._descend(surrogate - self._entropy_bonus(self.probabilities(), epoch), None)
-        return float(sum(found)) / len(found)
+            self._descend(surrogate - self._entropy_bonus(self.probabilities(), epoch))
+        return sum(losses) / len(losses)
 
     @torch.no_grad()
     def end_epoch(self) -> None:
