@@ -68,6 +68,20 @@ def engine_run(model: bytes, image: Real, kernel: str = "", threads: int = 1) ->
     return repeated(lambda: session.run(image))
 
 
+def engine_mean(model: bytes, image: Real, kernel: str, threads: int) -> Turn:
+    """The mean of whole calls of Session.run, those that wait for a core among them."""
+    session = Session(model, threads, kernel)
+
+    def turn(seconds: float) -> float:
+        began, calls = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            session.run(image)
+            calls += 1
+        return (time.perf_counter() - began) / calls
+
+    return turn
+
+
 def pytorch(module: torch.nn.Module, image: Real, threads: int = 1) -> Turn:
     """PyTorch fp32: contiguous or channels_last, whichever is faster in this turn."""
     torch.set_num_threads(threads)
