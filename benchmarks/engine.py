@@ -271,8 +271,9 @@ def burn() -> "subprocess.Popen[bytes]":
 def threads(table: Table) -> None:
     """Two threads against one, on a quiet machine; then with every core busy.
 
-    The layers stand in a chain of eight, as in a network: before a single one, the second thread would be asleep. With
-    the cores busy it is the mean of whole calls that counts: medians do not see the calls that wait for a core.
+    The layers stand in a chain of eight, as in a network: before a single one, the second thread would be asleep. What
+    two sessions of one thread get done at once is what the machine's cores give: on some, two are one core's halves.
+    With the cores busy it is the mean of whole calls that counts: medians do not see the calls that wait for a core.
     """
     kernel = table.kernels[0]
     for channels, size in LAYERS[:2]:
@@ -283,8 +284,10 @@ def threads(table: Table) -> None:
         def make(number: int, model: bytes = model) -> peers.Turn:
             return peers.engine_steps(model, kernel, number)
 
-        times = table.interleave({"two": make(2), "one": make(1)})
+        turns = {"two": make(2), "one": make(1), "apart": peers.engine_apart(model, kernel, 2)}
+        times = table.interleave(turns)
         table.add("threads", what, kernel, "one thread", times["two"], times["one"], 2)
+        table.add("threads", what, kernel, "two sessions at once, a run of either", times["two"], times["apart"], 2)
         image = np.random.default_rng(0).standard_normal((1, channels, size, size), np.float32)
         two, one = (peers.engine_mean(model, image, kernel, number) for number in (2, 1))
         quiet = [two(table.seconds) for _ in range(table.arguments.rounds)]

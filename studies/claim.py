@@ -4,7 +4,9 @@
     python studies/claim.py status
     python studies/claim.py final --cifar10 DATA --fashion-mnist DATA --out RUNS   # reads the test images, once
 
-Each run is a run directory of nasb under RUNS; a run that was killed goes on from its checkpoint.
+Each run is a run directory of nasb under RUNS; a run that was killed goes on from its checkpoint. Of finished runs
+the exported file stays in results/models, those of trials that were not chosen excepted: `final` reads these, so that a
+study over many days can change its machine.
 """
 
 import argparse
@@ -29,6 +31,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "claim.csv"
 FINAL = ROOT / "results" / "claim-test.csv"
 ARCHITECTURES = ROOT / "results" / "architectures"
+MODELS = ROOT / "results" / "models"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 COLUMNS = (
     "set", "method", "seed", "learning_rate", "branch_gain", "validation_top1", "ops", "ops_ratio", "added_binary_macs",
@@ -50,6 +53,10 @@ class Job:
     def row_key(self) -> tuple[str, ...]:
         """Return what finds its row in the CSV."""
         return (self.set, self.method, str(self.seed), f"{self.learning_rate:g}", f"{self.branch_gain:.4f}")
+
+    def model(self) -> Path:
+        """Return where its exported network is kept."""
+        return MODELS / f"{self.folder()}.onnx"
 
     def folder(self) -> str:
         """Return its run directory's name."""
@@ -123,6 +130,7 @@ class Runner:
             with self.lock:
                 append(RESULTS, COLUMNS, row)
                 self.running.discard(job)
+                drop_models(job.set, job.method)
             print(f"{job.folder()}: validation Top-1 {float(row['validation_top1']):.2f}", flush=True)
 
     def _take(self, names: list[str]) -> Job | None:
@@ -149,26 +157,36 @@ class Runner:
             file.write_text(json.dumps(given, indent=1) + "\n")
             flags["architecture"] = str(file)
         nasb("run", flags, out)
+        job.model().parent.mkdir(parents=True, exist_ok=True)
+        _call(out, [Path(sys.executable).parent / "nasb", "export", out, "--output", job.model()])
         return _row(job, method, out, search_seconds)
 
     def _architecture(self, job: Job, method: Method) -> tuple[Path, float]:
-        """Return the architecture of a job's seed and the seconds of its search: searched, or drawn at random."""
+        """Return the architecture of a job's seed and the seconds of its search: searched, or drawn at random.
+
+        One that is in results/architectures is not searched again; the rows tell the seconds.
+        """
         name = job.method if method.random or method.as_in is None else method.as_in
         folder = self.out / job.set / name / f"search-seed{job.seed}"
         with self.lock:
             turn = self.searching.setdefault(folder, threading.Lock())
         flags = search_flags(run_flags(job.set, self.roots[job.set], METHODS[name], job.seed), METHODS[name])
+        kept = ARCHITECTURES / job.set / f"{name}-seed{job.seed}.json"
         with turn:
+            if kept.exists():
+                of_same = [row for row in rows() if (row["set"], row["method"]) == (job.set, name)]
+                known = [float(row["search_seconds"]) for row in of_same if row["seed"] == str(job.seed)]
+                return kept, max(known, default=0.0)
             file, seconds = folder / "architecture.json", 0.0
             if not method.random:
                 nasb("search", flags, folder)
                 seconds = float(json.loads((folder / "stages.json").read_text())["search"]["seconds"])
             elif not file.exists():
-                _call(folder, Path(sys.executable), Path(__file__).parent / "random_architecture.py", flags)
-            kept = ARCHITECTURES / job.set / f"{name}-seed{job.seed}.json"
+                program = Path(__file__).parent / "random_architecture.py"
+                _call(folder, [sys.executable, program, *_words(flags), "--out", folder])
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(file.read_text())
-            return file, seconds
+            return kept, seconds
 
 
 def run_flags(data: str, root: str, method: Method, seed: int) -> dict[str, str]:
@@ -188,16 +206,17 @@ def search_flags(flags: dict[str, str], method: Method) -> dict[str, str]:
 
 def nasb(command: str, flags: dict[str, str], out: Path) -> None:
     """Run a command of nasb; its output goes into a file beside the run directory."""
-    _call(out, Path(sys.executable).parent / "nasb", command, flags)
+    _call(out, [Path(sys.executable).parent / "nasb", command, *_words(flags), "--out", out])
 
 
-def _call(out: Path, program: Path, word: str | Path, flags: dict[str, str]) -> None:
+def _words(flags: dict[str, str]) -> list[str]:
+    return [f"--{key}={value}" for key, value in flags.items()]
+
+
+def _call(out: Path, command: list[str | Path]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    words = [f"--{key}={value}" for key, value in flags.items()]
     with out.with_name(out.name + ".log").open("a") as log:
-        subprocess.run(
-            [program, word, *words, "--out", out], stdout=log, stderr=log, env=os.environ | ENVIRONMENT, check=True
-        )
+        subprocess.run(command, stdout=log, stderr=log, env=os.environ | ENVIRONMENT, check=True)
 
 
 def _row(job: Job, method: Method, out: Path, search_seconds: float) -> dict[str, Any]:
@@ -238,6 +257,15 @@ def append(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
         writer.writerow(row)
 
 
+def drop_models(data: str, name: str) -> None:
+    """Delete the exported networks of a method's trials that were not chosen, once one is."""
+    trial = chosen_trial(rows(), data, METHODS[name].as_in or name)
+    if trial is not None:
+        for other in METHODS[name].trials():
+            if other != trial:
+                Job(data, name, *other, SEEDS[0]).model().unlink(missing_ok=True)
+
+
 def status(names: list[str]) -> None:
     """Print what is done, and what is left."""
     done = rows()
@@ -266,7 +294,9 @@ def final(runner: Runner) -> None:
                 job = Job(data, name, *trial, seed)
                 if job.row_key() in sealed or job.row_key() not in {key_of(row) for row in done}:
                     continue
-                words = ["evaluate", runner.out / job.folder(), "--part", "test", "--json"]
+                flags = run_flags(data, runner.roots[data], method, seed).items()
+                flags = {key: value for key, value in flags if key.startswith("data.")}
+                words = ["evaluate", job.model(), "--part", "test", "--json", *_words(flags)]
                 result = subprocess.run(
                     [Path(sys.executable).parent / "nasb", *words],
                     env=os.environ | ENVIRONMENT, check=True, capture_output=True, text=True,

@@ -2,9 +2,9 @@
 
     python studies/search_score.py --root DATA --runs RUNS        # after claim.py has trained random architectures
 
-The architectures are the random ones of one budget that studies/claim.py trained under RUNS. Each strategy searches
-once as claim.py's searched method of that budget does, but for its name; then its network scores every architecture: by
-its own score (`SearchStage.score`: what alpha has gained), and by the loss of the shared weights on the alpha half,
+The architectures are the random ones of one budget that studies/claim.py trained. Each strategy searches once as
+claim.py's searched method of that budget does, but for its name; then its network scores every architecture: by
+its own score (`SearchStage.score`: what alpha has gained), and by the loss of the shared weights on the alpha part,
 which is all that strategies have that judge whole architectures. A row for each strategy in results/search-score.csv.
 """
 
@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 import torch
-from claim import ROOT, Job, append, chosen_trial, commit, key_of, nasb, rows, run_flags, search_flags
+from claim import ARCHITECTURES, ROOT, Job, append, chosen_trial, commit, key_of, nasb, rows, run_flags, search_flags
 from claim_methods import METHODS, SEARCH_EPOCHS
 from scipy.stats import kendalltau
 
@@ -29,7 +29,7 @@ COLUMNS = ("set", "strategy", "budget", "architectures", "tau_own", "p_own", "ta
 Cells = dict[str, tuple[Edge, ...]]
 
 
-def trained(data: str, budget: str, runs: Path) -> list[tuple[Cells, float]]:
+def trained(data: str, budget: str) -> list[tuple[Cells, float]]:
     """Return the random architectures that are trained: (cells, validation Top-1)."""
     done = rows()
     trial = chosen_trial(done, data, METHODS[f"random-{budget}"].as_in or f"random-{budget}")
@@ -39,7 +39,7 @@ def trained(data: str, budget: str, runs: Path) -> list[tuple[Cells, float]]:
             continue
         seed = int(row["seed"])
         if key_of(row) == Job(data, row["method"], *trial, seed).row_key():
-            file = runs / data / row["method"] / f"search-seed{seed}" / "architecture.json"
+            file = ARCHITECTURES / data / f"{row['method']}-seed{seed}.json"
             found.append((dict(Architecture.load(file).cells), float(row["validation_top1"])))
     return found
 
@@ -60,10 +60,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", default="cifar10", help="(default: %(default)s)")
     parser.add_argument("--root", required=True, help="the data set's folder")
-    parser.add_argument("--runs", type=Path, default=Path("runs/claim"), help="claim.py's run directories")
+    parser.add_argument("--runs", type=Path, default=Path("runs/claim"), help="the searches' run directories")
     parser.add_argument("--budget", default="1.37", help="(default: %(default)s)")
     given = parser.parse_args()
-    found = trained(given.set, given.budget, given.runs)
+    found = trained(given.set, given.budget)
     if len(found) < 8:
         raise SystemExit(f"{len(found)} random architectures are trained; 8 are needed: studies/claim.py run")
     accuracy = [top1 for _, top1 in found]

@@ -4,10 +4,12 @@ import copy
 import ctypes
 import json
 import os
+import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,16 @@ def engine_steps(model: bytes, kernel: str, threads: int = 1, operation: str = "
 
     once = seconds_of(20)
     return lambda seconds: seconds_of(max(3, int(seconds / once)))
+
+
+def engine_apart(model: bytes, kernel: str, sessions: int) -> Turn:
+    """Sessions of one thread each that run at once: seconds of a run over their number.
+
+    What so many threads could gain at most: they share the machine, and nothing else.
+    """
+    turns = [engine_steps(model, kernel) for _ in range(sessions)]
+    pool = ThreadPoolExecutor(sessions)
+    return lambda seconds: statistics.mean(pool.map(lambda turn: turn(seconds), turns)) / sessions
 
 
 def engine_run(model: bytes, image: Real, kernel: str = "", threads: int = 1) -> Turn:

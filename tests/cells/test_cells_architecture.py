@@ -83,6 +83,7 @@ configs = st.builds(
     surrogate=st.sampled_from(SURROGATES),
     pad_value=st.sampled_from((-1, 0, 1)),
     branch_gain=st.floats(1e-3, 10),
+    edge_gain=st.floats(1e-3, 10),
 )
 
 
@@ -177,6 +178,7 @@ WRONG = [
     (small(cell={"learned_threshold": 1}), ["cell.learned_threshold is 1"]),
     (small(cell={"branch_gain": 0}), ["cell.branch_gain is 0"]),
     (small(cell={"branch_gain": float("nan")}), ["cell.branch_gain is nan"]),
+    (small(cell={"edge_gain": 11}), ["cell.edge_gain is 11"]),
     (small(extra=1), ['unknown key "extra"']),
     ([], ["mapping", "list"]),
     (None, ["mapping", "NoneType"]),

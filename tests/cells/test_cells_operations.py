@@ -88,8 +88,8 @@ def test_bops_are_what_the_counter_finds(name, host, size):
 
 @pytest.mark.parametrize("gain", [1 / 3, 0.7])
 @pytest.mark.parametrize("name", BUILT)
-def test_gamma_starts_at_branch_gain_and_beta_at_0(name, gain):
-    module = OPERATIONS[name].build(shape_of(), CellConfig(branch_gain=gain))
+def test_gamma_starts_at_edge_gain_and_beta_at_0(name, gain):
+    module = OPERATIONS[name].build(shape_of(), CellConfig(edge_gain=gain))
     norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert len(norms) == 1
     torch.testing.assert_close(norms[0].weight.data, torch.full((4,), gain))

@@ -10,8 +10,8 @@ from nasb.cells import CellConfig, Edge
 from nasb.cells.adapt import Adapt, ConvShape
 from nasb.cells.architecture import prune
 from nasb.cells.cell import Cell, derived_edges, edge_name
-from nasb.cells.operations import NONE
-from nasb.cells.searchable import named_edges, searchable_cells, searchable_edges
+from nasb.cells.operations import NONE, paid_operations
+from nasb.cells.searchable import SearchableEdge, named_edges, searchable_cells, searchable_edges
 from nasb.errors import UserError
 
 SMALL = ["identity", "max_pool_3x3", "bin_conv_1x1", "dil_bin_conv_3x3"]
@@ -194,3 +194,44 @@ def test_cells_and_edges_are_found_by_qualified_name():
     found = [(name, key) for name, key, _ in named_edges(network)]
     assert found[:2] == [("a.0", (0, 1, False)), ("a.0", (0, 1, True))]
     assert len(found) == 2 + 6
+
+
+def test_convolutions_of_an_edge_share_the_largest_kernel():
+    edge = SearchableEdge(paid_operations(), shape_of(), CellConfig(weight_scale="mean"))
+    convs = {name: branch.conv for name, branch in edge.candidates.items()}
+    whole = convs["bin_conv_5x5"].weight
+    taps = {
+        "bin_conv_1x1": whole[:, :, 2:3, 2:3],
+        "bin_conv_3x3": whole[:, :, 1:4, 1:4],
+        "dil_bin_conv_3x3": whole[:, :, ::2, ::2],
+    }
+    for name, expected in taps.items():
+        assert torch.equal(convs[name].real_weight(), expected)
+        assert torch.equal(convs[name].weight_scale(), expected.abs().flatten(1).mean(1))
+    assert isinstance(convs["dil_bin_conv_5x5"].weight, torch.nn.Parameter)  # it reaches farther
+    assert sum(name.endswith("conv.weight") for name, _ in edge.named_parameters()) == 2
+
+    edge.select([edge.names.index("dil_bin_conv_3x3")])
+    edge(lambda: torch.ones(1, 4, 8, 8)).square().sum().backward()
+    trained = torch.zeros(5, 5, dtype=torch.bool)
+    trained[::2, ::2] = True
+    assert not whole.grad[:, :, ~trained].any()
+    assert whole.grad[:, :, trained].any()
+
+
+def test_shared_kernels_stay_shared_in_a_copy_and_are_built_as_plain_ones_when_derived():
+    edge = copy.deepcopy(SearchableEdge(paid_operations(), shape_of(), CellConfig()))
+    convs = {name: branch.conv for name, branch in edge.candidates.items()}
+    with torch.no_grad():
+        convs["bin_conv_5x5"].weight.fill_(3.0)
+    assert (convs["bin_conv_3x3"].weight == 3.0).all()
+    derived = derived_edges(shape_of(), CellConfig(), [Edge(0, 2, "bin_conv_3x3")], "cell")
+    (fixed,) = derived.values()
+    assert [name for name, _ in fixed.named_parameters() if "conv" in name] == ["operation.conv.weight"]
+
+
+def test_without_the_largest_kernel_the_next_one_is_shared():
+    names = ["none", "bin_conv_1x1", "bin_conv_3x3", "dil_bin_conv_3x3"]
+    convs = [b.conv for b in SearchableEdge(names, shape_of(), CellConfig()).candidates.values()]
+    assert torch.equal(convs[0].weight, convs[1].weight[:, :, 1:2, 1:2])
+    assert isinstance(convs[2].weight, torch.nn.Parameter)

@@ -72,7 +72,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "METHODS": methods, "TRIALS": TRIALS, "TRIALS_WITHOUT_GAIN": TRIALS, "SEEDS": (0,), "rows": rows,
         "SETS": {"cifar10": {"data.name": "digits"}},
         "BASE": claim_methods.BASE | SMALL, "SEARCH_EPOCHS": 1, "subprocess": SimpleNamespace(run=run),
-        "ARCHITECTURES": tmp_path / "architectures", "STRATEGIES": ["random"],
+        "ARCHITECTURES": tmp_path / "architectures", "MODELS": tmp_path / "models", "STRATEGIES": ["random"],
         "RESULT": tmp_path / "search-score.csv", **files,
     }  # fmt: skip
     for module in (claim, claim_methods, search_score, report, report_claim, report_search):
@@ -83,6 +83,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_from_the_first_run_to_the_page(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nasb_engine")  # the test images are read with the exported networks
     runs = results / "runs"
     runner = claim.Runner({"cifar10": str(results)}, runs, workers=1)
     runner.run(list(NAMES))
@@ -101,6 +102,7 @@ def test_from_the_first_run_to_the_page(results: Path, monkeypatch: pytest.Monke
     search_score.main()
     assert [row["strategy"] for row in claim.rows(search_score.RESULT)] == ["random"]
 
+    assert len(list((results / "models").rglob("*.onnx"))) == len(found)
     assert report.SEALED in report.page(results)
     claim.final(runner)
     assert len(claim.rows(claim.FINAL)) == len(found)

@@ -87,7 +87,7 @@ class Cell(nn.Module):
         """How often the network calls it for one image."""
         gain = (config.branch_gain if gain is None else gain) / config.bases
         self.backbone = nn.ModuleList(
-            binary_branch(shape, config, shape.kernel_size, shape.padding, shape.dilation, shape.groups, gain)
+            binary_branch(shape, config, shape.kernel_size, shape.padding, shape.dilation, shape.groups, gain=gain)
             for _ in range(config.bases)
         )
         self._edge_keys: list[EdgeKey] = []

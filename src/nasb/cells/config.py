@@ -44,7 +44,9 @@ class CellConfig:
     pad_value: int = 0
     """What the border of a binary convolution contributes: 0, or 1 / -1 for networks that were published so."""
     branch_gain: float = 1 / 3
-    """Start of the batch norms' gamma in each branch that is added to the shortcut."""
+    """Start of the batch norms' gamma in the backbone, which is added to the shortcut."""
+    edge_gain: float = 0.03
+    """The same in the operations on edges, of which a cell can have several."""
 
     def __post_init__(self) -> None:
         for key, accepted in (
@@ -63,8 +65,10 @@ class CellConfig:
                 raise UserError(f"cell.{key} is {value!r}; accepted: {numbers}")
         if not isinstance(self.learned_threshold, bool):
             raise UserError(f"cell.learned_threshold is {self.learned_threshold!r}; accepted: true, false")
-        if type(self.branch_gain) not in (int, float) or not 0 < self.branch_gain <= 10:
-            raise UserError(f"cell.branch_gain is {self.branch_gain!r}; give a number above 0, at most 10")
+        for key in ("branch_gain", "edge_gain"):
+            value = getattr(self, key)
+            if type(value) not in (int, float) or not 0 < value <= 10:
+                raise UserError(f"cell.{key} is {value!r}; give a number above 0, at most 10")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain JSON values."""

@@ -1,7 +1,7 @@
 """The candidate operations of a cell's edges.
 
 Free operations (none, identity, pooling) cost no OPs; paid ones are binary convolutions. Every operation but none
-ends in a batch norm whose gamma starts at `branch_gain`: without it a few identity paths multiply the signal of a
+ends in a batch norm whose gamma starts small, at `edge_gain`: without it a few identity paths multiply the signal of a
 cell, and the binary branches drown in it. Batch norms are folded at export.
 
 A free operation reads the node's real value, already adapted to the edge's shape; a paid one reads the node's signs
@@ -66,7 +66,7 @@ class FreeBranch(nn.Module):
 
 def binary_branch(
     shape: ConvShape, config: CellConfig, kernel_size: tuple[int, int], padding: tuple[int, int],
-    dilation: tuple[int, int] = (1, 1), groups: int = 1, gain: float | None = None,
+    dilation: tuple[int, int] = (1, 1), groups: int = 1, *, gain: float,
 ) -> BinaryBranch:  # fmt: skip
     """Build a binary convolution of an edge's channels and stride with its batch norm."""
     conv = BinaryConv2d(
@@ -80,12 +80,12 @@ def binary_branch(
         pad_value=config.pad_value,  # type: ignore[arg-type]
         scale=config.weight_scale,
     )
-    return BinaryBranch(conv, config.branch_gain if gain is None else gain)
+    return BinaryBranch(conv, gain)
 
 
 def _free(name: str, description: str, pool: Callable[[], nn.Module]) -> None:
     def build(shape: ConvShape, config: CellConfig) -> nn.Module:
-        return FreeBranch(pool(), shape.out_channels, config.branch_gain)
+        return FreeBranch(pool(), shape.out_channels, config.edge_gain)
 
     def fits(shape: ConvShape) -> bool:
         return Adapt.possible(shape.in_channels, shape.out_channels)
@@ -111,7 +111,10 @@ def _binary_convolution(name: str, description: str, kernel: int, dilation: int)
         return min(padding(shape)) >= 0 and own.out_size == shape.out_size
 
     def build(shape: ConvShape, config: CellConfig) -> nn.Module:
-        return binary_branch(shape, config, (kernel, kernel), padding(shape), (dilation, dilation), shape.groups)
+        dilations = (dilation, dilation)
+        return binary_branch(
+            shape, config, (kernel, kernel), padding(shape), dilations, shape.groups, gain=config.edge_gain
+        )
 
     def bops(shape: ConvShape) -> int:
         height, width = shape.out_size

@@ -5,15 +5,74 @@ and what they are multiplied by. A fresh edge runs the full mixture, weighted by
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nasb.binary import BinaryConv2d
 from nasb.cells.adapt import ConvShape
 from nasb.cells.architecture import Edge, node_pairs
 from nasb.cells.cell import Cell, EdgeKey, edge_shape
 from nasb.cells.config import CellConfig
-from nasb.cells.operations import NONE, OPERATIONS
+from nasb.cells.operations import NONE, OPERATIONS, BinaryBranch
+
+
+class SharedKernel(BinaryConv2d):
+    """A binary convolution whose weights are some taps of another one's, and are trained by both.
+
+    Args:
+        conv: what it stands for.
+        whole: a convolution of the same channels with dilation 1; `conv`'s taps lie on its own.
+
+    Source: Stamoulis et al., Single-Path NAS, ECML PKDD 2019, arXiv 1904.02877.
+    """
+
+    def __init__(self, conv: BinaryConv2d, whole: BinaryConv2d) -> None:
+        super().__init__(
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,  # type: ignore[arg-type]
+            conv.groups, pad_value=conv.pad_value, scale=conv.scale_kind, surrogate=conv.surrogate,
+        )  # fmt: skip
+        del self.weight
+        self._whole = (whole,)  # in a tuple: no part of this module
+        taps = _taps(conv, whole)
+        assert taps is not None
+        self._taps = taps
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the taps [C_out, C_in / groups, kH, kW] as `weight`."""
+        if name == "weight" and name not in self._parameters:
+            return self._whole[0].weight[:, :, self._taps[0], self._taps[1]]
+        return super().__getattr__(name)
+
+
+def _taps(conv: BinaryConv2d, whole: BinaryConv2d) -> list[slice] | None:
+    """Return which rows and columns of one kernel are all of another one's; None: some are not there."""
+    if whole.dilation != (1, 1):
+        return None
+    found = []
+    for taps, dilation, there in zip(conv.kernel_size, conv.dilation, whole.kernel_size, strict=True):
+        reach = dilation * (taps - 1)
+        if reach >= there or (there - 1 - reach) % 2:
+            return None
+        first = (there - 1 - reach) // 2
+        found.append(slice(first, first + reach + 1, dilation))
+    return found
+
+
+def share_kernels(candidates: nn.ModuleDict) -> None:
+    """Let binary convolutions read their weights from the largest one, as far as it has their taps.
+
+    Only one of them runs in a step. With weights of their own, each would be trained in so few steps that none seems to
+    be of use.
+    """
+    branches = [module for module in candidates.values() if isinstance(module, BinaryBranch)]
+    if not branches:
+        return
+    whole = max((b.conv for b in branches), key=lambda conv: (conv.dilation == (1, 1), conv.kernel_size))
+    for branch in branches:
+        if branch.conv is not whole and _taps(branch.conv, whole) is not None:
+            branch.conv = SharedKernel(branch.conv, whole)
 
 
 class SearchableEdge(nn.Module):
@@ -34,6 +93,7 @@ class SearchableEdge(nn.Module):
         self.bops = tuple(OPERATIONS[name].bops(shape) for name in names)
         built = {name: OPERATIONS[name].build(shape, config) for name in names}
         self.candidates = nn.ModuleDict({name: module for name, module in built.items() if module is not None})
+        share_kernels(self.candidates)
         self.alpha = nn.Parameter(torch.zeros(len(names)))
         self.base: Tensor
         self.register_buffer("base", torch.zeros(len(names)))

@@ -25,9 +25,9 @@ PARTS = (*TRAINING_PARTS, "validation", "test")
 class ImageData:
     """Images in parts; made by `open_data`.
 
-    The parts: "train" are all training images but those held out; "weights" and "alpha" are its two halves, for the
+    The parts: "train" are all training images but those held out; "weights" and "alpha" are its two shares, for the
     search; "validation" are the images that choices are made on; "test" the ones that only final numbers come from.
-    Every part but the halves has images of its own.
+    Every part but these two has images of its own.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class ImageData:
         name: str,
         class_names: tuple[str, ...],
         pools: Mapping[str, Pool],
-        halves: Mapping[str, Integers],
+        shares: Mapping[str, Integers],
         preprocessing: Preprocessing,
         augmentation: ShiftFlip | CropResizeFlip | None,
         batch_size: int,
@@ -46,7 +46,7 @@ class ImageData:
         self.class_names = class_names
         self.preprocessing = preprocessing
         self._pools = pools
-        self._halves = halves
+        self._shares = shares
         self._augmentation = augmentation
         self._batch_size = batch_size
         self._unreadable = unreadable
@@ -180,9 +180,9 @@ class ImageData:
     def describe(self) -> str:
         """Return one line: name, classes, input, images in each part, where they are, how many were unreadable."""
         sizes = {part: f"{part} {self.size(part):,}" for part in PARTS}
-        halves = f"{sizes['train']} ({sizes['weights']}, {sizes['alpha']})"
+        shares = f"{sizes['train']} ({sizes['weights']}, {sizes['alpha']})"
         shape = "x".join(map(str, self.input_shape))
-        line = f"{self.name}: {self.num_classes} classes, {shape}, {halves}, {sizes['validation']}, {sizes['test']}"
+        line = f"{self.name}: {self.num_classes} classes, {shape}, {shares}, {sizes['validation']}, {sizes['test']}"
         skipped = f"; {self._unreadable:,} unreadable images left out" if self._unreadable else ""
         return f"{line}; training images {self._pools['train'].describe()}{skipped}"
 
@@ -192,8 +192,8 @@ class ImageData:
     def _numbers(self, part: str) -> Integers:
         if part not in PARTS:
             raise UserError(unknown_name("data part", part, PARTS))
-        if part in self._halves:
-            return self._halves[part]
+        if part in self._shares:
+            return self._shares[part]
         count = len(self._pools[part].targets) if part in self._pools else 0
         return np.arange(count, dtype=np.int64)
 

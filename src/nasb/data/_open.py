@@ -1,5 +1,6 @@
 """From a configuration to a data set: open, leave out what cannot be read, split, keep in memory or stream."""
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -23,7 +24,7 @@ LARGEST_IN_MEMORY = 10**9
 """Bytes of decoded images that are kept in memory unless the user says otherwise."""
 
 
-def open_data(config: DataConfig, *, seed: int) -> ImageData:
+def open_data(config: DataConfig, *, seed: int, alpha_share: float = 0.5) -> ImageData:
     """Open a data set and split it.
 
     Reads every file once where the images are kept in memory, and every file's header to find out whether they are
@@ -31,7 +32,9 @@ def open_data(config: DataConfig, *, seed: int) -> ImageData:
 
     Args:
         config: what to open.
-        seed: seed of the split into train, validation and halves, and of `train_limit`. Test images never depend on it.
+        seed: seed of the split into train, validation and shares, and of `train_limit`. Test images never depend on it.
+        alpha_share: share of the training images that part "alpha" has; "weights" has the others.
+
     Raises:
         UserError: files are missing, unreadable or inconsistent; the message names them.
     """
@@ -45,12 +48,12 @@ def open_data(config: DataConfig, *, seed: int) -> ImageData:
     parts = _split(parts, config, seed)
     pools, preprocessing, augmentation = _place(parts, config, entry)
     targets = parts["train"].targets
-    weights = stratified_choice(targets, (len(targets) + 1) // 2, seed=seed, purpose="halves")
+    weights = stratified_choice(targets, math.ceil(len(targets) * (1 - alpha_share)), seed=seed, purpose="halves")
     return ImageData(
         name=config.name,
         class_names=source.class_names,
         pools=pools,
-        halves={"weights": weights, "alpha": complement(len(targets), weights)},
+        shares={"weights": weights, "alpha": complement(len(targets), weights)},
         preprocessing=preprocessing,
         augmentation=augmentation,
         batch_size=config.batch_size,

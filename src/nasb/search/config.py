@@ -25,7 +25,9 @@ class SearchConfig:
     latency_table: str | None = None
     """Milliseconds of each operation on the device that the network is for: `nasb latency-table`."""
     epochs: int = 10
-    """Epochs of the search, over one half of the training images for weights and the other for alpha."""
+    """Epochs of the search, over the weights' share of the training images."""
+    alpha_share: float = 0.2
+    """Share of the training images that alpha, or candidates, are judged on; the weights have the others."""
     warmup_epochs: int = 2
     """First epochs, in which only weights are trained."""
     learning_rate: float = 5e-3
@@ -36,8 +38,9 @@ class SearchConfig:
     """Weight w of the budget in the objective: cross-entropy + w * |log(E[OPs or ms] / budget)|."""
     uniform_paths: float = 0.2
     """Share of weight steps whose path is drawn from the starting distribution, for exploration."""
-    free_share: float = 0.25
-    """Share of the free edges that are connected at the start; the paid ones start where the budget is met."""
+    free_share: float = 0.75
+    """Share of the free edges that are connected at the start, where three operations and none then are equally
+    probable; the paid ones start where the budget is met."""
     pair_share: float = 0.15
     """Strategy gates: share of edges whose two paths are compared in one step of alpha (all of them cost too much)."""
     temperature: float = 1.0
@@ -49,13 +52,13 @@ class SearchConfig:
     entropy_decay: float = 7.7
     """Epochs in which the entropy bonus falls to 1/e."""
     paths: int = 4
-    """Strategies regression and reinforce: paths whose losses are compared on one batch of the alpha half."""
+    """Strategies regression and reinforce: paths whose losses are compared on one batch of the alpha part."""
     candidates: int = 24
     """Strategy random: architectures that are judged once the weights are trained."""
     trials: int = 200
     """Strategies evolution, tpe and nsga2: architectures that are judged once the weights are trained."""
     candidate_batches: int = 8
-    """Strategies random, evolution, tpe and nsga2: batches of the alpha half on which each of them is judged."""
+    """Strategies random, evolution, tpe and nsga2: batches of the alpha part on which each of them is judged."""
     at_once: int = 8
     """Strategies random, evolution, tpe and nsga2: architectures that are proposed before any of them is judged; ranks
     share them."""
@@ -69,9 +72,9 @@ class SearchConfig:
     latency_table); the run directory then holds the front. By default none for tpe, for nsga2 the budget's own."""
     derive_candidates: int = 4
     """Architectures that are derived at the end and ranked with the shared weights, batch norms recalibrated, on images
-    of the alpha half; the best is kept. 1: the first, unranked."""
+    of the alpha part; the best is kept. 1: the first, unranked."""
     derive_batches: int = 16
-    """Batches of the weights half on which their batch norms are recalibrated, and of the alpha half on which they are
+    """Batches of the weights part on which their batch norms are recalibrated, and of the alpha part on which they are
     ranked."""
     weights: str = "binary"
     """Search on the binary network (binary), or with real weights and binary activations (real)."""
@@ -102,6 +105,8 @@ class SearchConfig:
             raise UserError(
                 f"search.warmup_epochs is {self.warmup_epochs}; accepted: 0 to search.epochs ({self.epochs})"
             )
+        if not 0 < self.alpha_share < 1:
+            raise UserError(f"search.alpha_share is {self.alpha_share}; accepted: above 0, below 1")
         for key in ("uniform_paths", "free_share", "pair_share"):
             if not 0 <= getattr(self, key) <= 1:
                 raise UserError(f"search.{key} is {getattr(self, key)}; accepted: 0 to 1")

@@ -1,7 +1,7 @@
 """Strategy regression: what each operation is worth, by a linear model of the loss.
 
-Weights are trained on single random paths. A step of alpha computes the loss of several paths on one batch of the alpha
-half, forward only; what is on the edges explains how these losses differ:
+Weights are trained on single random paths. A step of alpha computes the loss of several paths on one of its batches,
+forward only; what is on the edges explains how these losses differ:
 
     loss(path) - mean of the batch's paths = sum over operations f of w_f (x_f - mean of x_f) + noise
 

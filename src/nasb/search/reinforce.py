@@ -1,6 +1,6 @@
 """Strategy reinforce: alpha by the score function of sampled paths, forward only.
 
-A step of alpha samples n paths from softmax(alpha) and runs them on one batch of the alpha half. The reward of path i,
+A step of alpha samples n paths from softmax(alpha) and runs them on one batch of the alpha part. The reward of path i,
 its budget included, is
 
     R_i = -(cross-entropy_i + w * |log(cost_i / budget)|)

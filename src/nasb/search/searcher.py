@@ -145,7 +145,7 @@ class Searcher:
         """Make one step of alpha.
 
         Args:
-            loss: computes the cross-entropy of the network on a batch of the alpha half; on several ranks, the mean
+            loss: computes the cross-entropy of the network on a batch of the alpha part; on several ranks, the mean
                 over all of them, with its gradient.
             generator: source of the sampled paths; equal on all ranks.
             progress: 0 at the search's start, 1 at its end.

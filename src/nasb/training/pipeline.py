@@ -65,7 +65,7 @@ class Pipeline:
         if config.network.factory is not None:
             register_factory(config.network.factory)
         self.fabric: Fabric = create_fabric(config.hardware)
-        self.data: ImageData = open_data(config.data, seed=config.seed)
+        self.data: ImageData = open_data(config.data, seed=config.seed, alpha_share=config.search.alpha_share)
         # Every fault of what the user gave shows before anything is written.
         self._check_rival()
         backbone = self._backbone(config.cell)

@@ -1,4 +1,4 @@
-"""The search as a stage: weights and alpha in turn, on two halves of the training images."""
+"""The search as a stage: weights and alpha in turn, on two parts of the training images."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,7 +95,7 @@ class SearchStage(Stage):
         self.shared = SharedWeights(network, self.searcher.space, data, config, fabric, self.seed)
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, Batch]]:
-        """Yield a batch of each half; the alpha half begins anew where it is the shorter one."""
+        """Yield a batch of each part; that of alpha begins anew where it is the shorter one."""
         rank, world_size, device = self.fabric.global_rank, self.fabric.world_size, self.fabric.device
         weights = self.data.train_batches(
             "weights", seed=self.seed, epoch=epoch, start_step=start, rank=rank, world_size=world_size, device=device
@@ -261,7 +261,7 @@ class SearchStage(Stage):
         return -self.shared_loss(cells) if self.searcher.strategy.judges else self.searcher.score(cells)
 
     def shared_loss(self, cells: Mapping[str, Sequence[Edge]]) -> float:
-        """Return the loss of an architecture with the shared weights, on some batches of the alpha half."""
+        """Return the loss of an architecture with the shared weights, on some batches of the alpha part."""
         return self.shared.losses([self.searcher.space.choice(cells)])[0]
 
     def state_dict(self) -> dict[str, Any]:

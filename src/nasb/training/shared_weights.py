@@ -1,7 +1,7 @@
 """What the search's trained weights say of whole architectures: a loss for each, and the best of several.
 
-An architecture is judged on batches of the alpha half, which the weights have not been trained on: quickly by the
-batches' own statistics (`losses`), or with its batch norms' statistics estimated anew on batches of the weights half
+An architecture is judged on batches of the alpha part, which the weights have not been trained on: quickly by the
+batches' own statistics (`losses`), or with its batch norms' statistics estimated anew on batches of the weights part
 (`ranking`), since those that the search has gathered are of all paths. Validation and test images are not touched.
 
 Ranks share the architectures, not their images: each is judged by one rank alone, so that its loss does not depend on
