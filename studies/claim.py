@@ -294,6 +294,9 @@ def final(runner: Runner) -> None:
                 job = Job(data, name, *trial, seed)
                 if job.row_key() in sealed or job.row_key() not in {key_of(row) for row in done}:
                     continue
+                if not job.model().exists():
+                    print(f"{job.folder()}: its exported network is not in results/models; train it again", flush=True)
+                    continue
                 flags = run_flags(data, runner.roots[data], method, seed).items()
                 flags = {key: value for key, value in flags if key.startswith("data.")}
                 words = ["evaluate", job.model(), "--part", "test", "--json", *_words(flags)]

@@ -92,6 +92,7 @@ def test_a_model_in_its_phase_of_pretraining(refused: Refused, model: Path, tmp_
     [
         ("missing/m.onnx", ("missing/m.onnx: cannot be written: there is no directory",)),
         (".", ("is a directory; give the name of a file",)),
+        ("model.txt", ("give a name that ends in .onnx",)),
         ("model.safetensors/m.onnx", ("cannot be written: there is no directory",)),
     ],
 )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nasb.cli.parsing import PLUGIN_HELP, parser
+from nasb.errors import UserError
 
 if TYPE_CHECKING:
     from nasb.deploy import Export
@@ -30,6 +31,8 @@ def export_command(arguments: Sequence[str]) -> None:
     from nasb.model_file import load_target
 
     check_path(values.output)
+    if not values.output.endswith(".onnx"):
+        raise UserError(f"--output is {values.output}; give a name that ends in .onnx")
     result = export_model(load_target(values.target), values.output)
     if values.json:
         print(json.dumps(result.to_dict(), indent=1))
