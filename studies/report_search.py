@@ -39,7 +39,7 @@ def operations_table(architectures: Sequence[Architecture]) -> str:
             for edge in edges:
                 by_stage[edge.operation, _stage(cell)] += 1
                 by_edge[edge.operation, f"{edge.source} -> {edge.target}"] += 1
-    operations = sorted({operation for operation, _ in by_stage}, key=lambda name: -sum(_of(by_stage, name)))
+    operations = sorted({operation for operation, _ in by_stage}, key=lambda name: (-sum(_of(by_stage, name)), name))
     places = sorted({place for _, place in by_edge})
     n = len(architectures)
     lines = []
