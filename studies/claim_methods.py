@@ -1,8 +1,11 @@
 """What the claim's study compares, and how: one table of methods, one list of trials, one training for all.
 
-The protocol (fixed before the first run that counts; what is decided, is decided on validation images; on 2026-11-26,
-before any searched network was trained, the search and the start of what stands on edges were changed after the
-screening of results/ablation.csv, and nothing of what is compared):
+The protocol (what is decided, is decided on validation images). It was fixed before the first run, and changed once, on
+2026-11-26, with 12 runs finished: the cells of searched and random networks start their edges at `edge_gain` 0.03, not
+1/3, and the search is another one (kernels shared, free_share, alpha_share, regression). Both were chosen by some 20
+screening runs (results/ablation.csv) on the same validation images, seed 0, searched networks among them; one finished
+row (random-1.37, seed 1, 66.04) was replaced. The rivals had no such screening, beside their trials: until they get as
+much, or the whole is repeated on images that chose nothing, differences are in our favour by an unknown amount.
 
 - Data: CIFAR-10 (JPEG copy) and Fashion-MNIST; 20,000 training images, a tenth of all for validation. Test images are
   read by `claim.py final` alone, once for each method and seed.

@@ -1,6 +1,8 @@
 """Every kind of CNN goes through all stages: converted, searched, trained, counted, exported, and run in the engine."""
 
 import importlib.util
+import os
+import sys
 
 import pytest
 import torch
@@ -30,6 +32,11 @@ TIMM = {
     "regnety_002": {},
 }
 """Models of timm, and the options that make them small."""
+PUBLISHED = (
+    *("resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "vgg11_bn", "densenet121", "googlenet"),
+    *("mobilenet_v2", "regnet_y_400mf", "squeezenet1_1", "efficientnet_b0"),
+)
+"""Models of torchvision that go through in their published widths and depths, if asked."""
 
 
 def batch(seed):
@@ -99,3 +106,12 @@ def test_every_stage(name, tmp_path, record_property):
 @pytest.mark.parametrize("name", TIMM)
 def test_every_stage_of_timm(name, tmp_path, record_property):
     go_through(create_host(f"timm/{name}", num_classes=CLASSES, options=TIMM[name]), tmp_path, record_property)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("NASB_PUBLISHED_SIZES"), reason="NASB_PUBLISHED_SIZES is not set: 9 minutes")
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_stage_of_published_sizes(name, tmp_path, record_property, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SHAPE", (3, 64, 64))
+    go_through(create_host(f"torchvision/{name}", num_classes=CLASSES), tmp_path, record_property)

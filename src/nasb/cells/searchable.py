@@ -63,8 +63,8 @@ def _taps(conv: BinaryConv2d, whole: BinaryConv2d) -> list[slice] | None:
 def share_kernels(candidates: nn.ModuleDict) -> None:
     """Let binary convolutions read their weights from the largest one, as far as it has their taps.
 
-    Only one of them runs in a step. With weights of their own, each would be trained in so few steps that none seems to
-    be of use.
+    Only one of them runs in a step: with weights of their own, each would be trained in a fraction of these steps. What
+    sharing is worth to the search is not measured by itself.
     """
     branches = [module for module in candidates.values() if isinstance(module, BinaryBranch)]
     if not branches:
