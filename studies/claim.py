@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claim_methods import BASE, METHODS, SEARCH_EPOCHS, SEEDS, SETS, Method
+from claim_methods import BASE, METHODS, SEARCH_EPOCHS, SEEDS, SETS, TRIALS, Method
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "claim.csv"
@@ -77,9 +77,14 @@ def key_of(row: dict[str, str]) -> tuple[str, ...]:
 
 
 def chosen_trial(done: list[dict[str, str]], data: str, method: str) -> tuple[float, float] | None:
-    """Return the trial with the best validation Top-1 at the first seed; None while one of them is missing."""
+    """Return a method's settings: the trial that is best on validation at the first seed, None while one is missing.
+
+    The trials are its own, or those of the method that it is trained as.
+    """
+    if (other := METHODS[method].as_in) is not None:
+        return chosen_trial(done, data, other)
     results = {}
-    for trial in METHODS[method].trials():
+    for trial in TRIALS:
         key = Job(data, method, *trial, SEEDS[0]).row_key()
         found = [float(row["validation_top1"]) for row in done if key_of(row) == key]
         if not found:
@@ -96,11 +101,11 @@ def pending(done: list[dict[str, str]], sets: list[str], names: list[str]) -> It
             method = METHODS[name]
             if method.tier == "B" and data != "cifar10":
                 continue
-            trial, jobs = chosen_trial(done, data, method.as_in or name), []
+            trial, jobs = chosen_trial(done, data, name), []
             if trial is not None:
                 jobs = [Job(data, name, *trial, seed) for seed in method.all_seeds()]
             elif method.as_in is None:
-                jobs = [Job(data, name, *trial, SEEDS[0]) for trial in method.trials()]
+                jobs = [Job(data, name, *trial, SEEDS[0]) for trial in TRIALS]
             yield from (job for job in jobs if job.row_key() not in finished)
 
 
@@ -143,10 +148,8 @@ class Runner:
 
     def _train(self, job: Job) -> dict[str, Any]:
         method = METHODS[job.method]
-        flags = run_flags(job.set, self.roots[job.set], method, job.seed) | {
-            "finetune.learning_rate": f"{job.learning_rate:g}",
-            "cell.branch_gain": f"{job.branch_gain:.4f}",
-        }
+        flags = run_flags(job.set, self.roots[job.set], method, job.seed)
+        flags |= method.settings(job.learning_rate, job.branch_gain)
         out, search_seconds = self.out / job.folder(), 0.0
         if method.budget is not None:
             searched, search_seconds = self._architecture(job, method)
@@ -166,7 +169,7 @@ class Runner:
 
         One that is in results/architectures is not searched again; the rows tell the seconds.
         """
-        name = job.method if method.random or method.as_in is None else method.as_in
+        name = method.architectures(job.method)
         folder = self.out / job.set / name / f"search-seed{job.seed}"
         with self.lock:
             turn = self.searching.setdefault(folder, threading.Lock())
@@ -259,9 +262,9 @@ def append(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
 
 def drop_models(data: str, name: str) -> None:
     """Delete the exported networks of a method's trials that were not chosen, once one is."""
-    trial = chosen_trial(rows(), data, METHODS[name].as_in or name)
+    trial = chosen_trial(rows(), data, name)
     if trial is not None:
-        for other in METHODS[name].trials():
+        for other in TRIALS:
             if other != trial:
                 Job(data, name, *other, SEEDS[0]).model().unlink(missing_ok=True)
 
@@ -273,7 +276,7 @@ def status(names: list[str]) -> None:
     print(f"{len(done)} runs are in {RESULTS.name}; {len(left)} can run now (more follow when trials are chosen)")
     for data in SETS:
         for name, method in METHODS.items():
-            trial = chosen_trial(done, data, method.as_in or name)
+            trial = chosen_trial(done, data, name)
             if trial is None:
                 continue
             keys = {Job(data, name, *trial, seed).row_key() for seed in method.all_seeds()}
@@ -287,7 +290,7 @@ def final(runner: Runner) -> None:
     done, sealed = rows(), {key_of(row) for row in rows(FINAL)}
     for data in runner.roots:
         for name, method in METHODS.items():
-            trial = chosen_trial(done, data, method.as_in or name)
+            trial = chosen_trial(done, data, name)
             if trial is None:
                 continue
             for seed in method.all_seeds():

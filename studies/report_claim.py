@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from claim import Job, chosen_trial, key_of, rows
-from claim_methods import METHODS, SEEDS, SETS
+from claim_methods import METHODS, SEEDS, SETS, TRIALS
 from markdown_table import table
 
 Row = Mapping[str, str]
@@ -66,7 +66,7 @@ class Claim:
 
     def trial(self, data: str, name: str) -> tuple[float, float] | None:
         """Return the (learning rate, branch gain) that a method is compared with; None while trials are missing."""
-        return chosen_trial(list(self.runs), data, METHODS[name].as_in or name)
+        return chosen_trial(list(self.runs), data, name)
 
     def chosen(self, data: str, name: str) -> list[Row]:
         """Return the runs of a method with its chosen settings, by seed."""
@@ -120,11 +120,11 @@ def accuracy_table(claim: Claim, data: str) -> str:
 
 
 def trial_table(claim: Claim, data: str) -> str:
-    """Return the validation Top-1 of every trial, with its settings: each method had as many."""
+    """Return the validation Top-1 of every trial, with its settings."""
     done = {key_of(dict(row)): row["validation_top1"] for row in claim.runs}
     lines = []
     for name, method in METHODS.items():
-        trials = {trial: done.get(Job(data, name, *trial, SEEDS[0]).row_key(), "") for trial in method.trials()}
+        trials = {trial: done.get(Job(data, name, *trial, SEEDS[0]).row_key(), "") for trial in TRIALS}
         if method.as_in is None and any(trials.values()):
             cells = (f"{top1 or 'to come'} ({rate:g}, {gain:.2f})" for (rate, gain), top1 in trials.items())
             lines.append([method.label, *cells])
@@ -199,7 +199,7 @@ def _alike(claim: Claim, data: str, *names: str) -> list[Sample]:
 def cost_table(claim: Claim, data: str) -> str:
     """Return what search costs, in seconds and in plain training epochs; empty where nothing was searched."""
     searched = [name for name in claim.methods(data) if METHODS[name].budget is not None and not METHODS[name].random]
-    searched = [name for name in searched if METHODS[name].as_in is None]
+    searched = [name for name in searched if METHODS[name].architectures(name) == name]
     if not searched or not claim.chosen(data, PLAIN):
         return ""
     plain = claim.mean(data, PLAIN, "train_seconds") / claim.mean(data, PLAIN, "epochs")

@@ -32,7 +32,7 @@ Cells = dict[str, tuple[Edge, ...]]
 def trained(data: str, budget: str) -> list[tuple[Cells, float]]:
     """Return the random architectures that are trained: (cells, validation Top-1)."""
     done = rows()
-    trial = chosen_trial(done, data, METHODS[f"random-{budget}"].as_in or f"random-{budget}")
+    trial = chosen_trial(done, data, f"random-{budget}")
     found = []
     for row in done:
         if row["set"] != data or row["method"] != f"random-{budget}" or trial is None:

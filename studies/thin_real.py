@@ -138,7 +138,7 @@ def method_lines(chosen: Mapping[tuple[str, str], int]) -> Iterator[str]:
     """Yield what claim_methods.py needs to train the chosen widths."""
     for width in sorted(set(chosen.values())):
         why = ", ".join(f"{precision} by {what}" for (precision, what), found in chosen.items() if found == width)
-        flags = f'PLUGIN + _rival("real_resnet20", width={width})'
+        flags = f'_network("real_resnet20", width={width})'
         yield f'    "real-{width}": Method(label="real ResNet-20, width {width}", tier="B", flags={flags}),  # {why}'
 
 
@@ -146,7 +146,7 @@ def int8(runs: Path, part: str) -> None:
     """Write the Top-1 of each trained thin network, quantized, that has no row yet."""
     from nasb.plugin import load_plugin
 
-    load_plugin(str(Path(__file__).parent / "real_network.py"))
+    load_plugin(str(Path(__file__).parent / "study_networks.py"))
     there = {(row["method"], row["seed"], row["part"]) for row in rows(INT8)}
     done = rows()
     for name in dict.fromkeys(row["method"] for row in done if row["method"].startswith("real-")):

@@ -19,7 +19,7 @@ import search_score
 
 from nasb.cli import main as nasb
 
-NAMES = ("bireal-published", "nasb-1.37", "random-1.37")
+NAMES = ("bireal-published", "nasb-1.37", "random-1.37", "bnn")
 TRIALS = ((0.01, 1 / 3),)
 RANDOM = 2
 SMALL = {
@@ -54,9 +54,10 @@ def run(command: list[Any], **options: Any) -> "subprocess.CompletedProcess[str]
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     methods = {name: claim_methods.METHODS[name] for name in NAMES}
-    methods["random-1.37"] = replace(methods["random-1.37"], as_in="bireal-published", seeds=tuple(range(RANDOM)))
-    for name in ("bireal-published", "nasb-1.37"):
-        methods[name] = replace(methods[name], seeds=(0,))
+    for name, seeds in (("bireal-published", 1), ("nasb-1.37", 1), ("random-1.37", RANDOM)):
+        methods[name] = replace(methods[name], seeds=tuple(range(seeds)))
+        if methods[name].budget is not None:
+            methods[name] = replace(methods[name], as_in="bireal-published")
     files = {"RESULTS": tmp_path / "claim.csv", "FINAL": tmp_path / "claim-test.csv"}
 
     def rows(path: Path = files["RESULTS"]) -> list[dict[str, str]]:
@@ -69,7 +70,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import report_search
 
     shared = {
-        "METHODS": methods, "TRIALS": TRIALS, "TRIALS_WITHOUT_GAIN": TRIALS, "SEEDS": (0,), "rows": rows,
+        "METHODS": methods, "TRIALS": TRIALS, "SEEDS": (0,), "rows": rows,
         "SETS": {"cifar10": {"data.name": "digits"}},
         "BASE": claim_methods.BASE | SMALL, "SEARCH_EPOCHS": 1, "subprocess": SimpleNamespace(run=run),
         "ARCHITECTURES": tmp_path / "architectures", "MODELS": tmp_path / "models", "STRATEGIES": ["random"],

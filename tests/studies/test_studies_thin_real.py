@@ -8,7 +8,7 @@ import binary_pays_page as pays
 import claim
 import pytest
 import thin_real
-from claim_methods import METHODS, Method
+from claim_methods import METHODS, TRIALS, Method
 from test_studies_binary_pays import rows as of_imagenet
 from when_binary_pays import FIELDS, write
 
@@ -40,7 +40,7 @@ def test_the_lines_for_claim_methods_are_methods() -> None:
     lines = "\n".join(thin_real.method_lines(thin_real.widths(measured())))
     made = eval("{" + lines + "\n}", vars(claim_methods))
     assert list(made) == ["real-4", "real-6", "real-8"]
-    assert dict(made["real-6"].flags)["network.options"] == "{stem_stride: 2, width: 6}"
+    assert dict(made["real-6"].flags)["network.options"] == "{stem_stride: 2, width: 6, branch_gain: GAIN}"
     assert "# fp32 by time, fp32 by bytes" in lines.splitlines()[0]
 
 
@@ -62,8 +62,8 @@ def test_the_page_has_accuracies_of_our_own(tmp_path: Path, monkeypatch: pytest.
     assert "In small" not in pays.page(tmp_path / "pays.csv")
     write(tmp_path / "thin-real.csv", measured(), "")
     monkeypatch.setitem(METHODS, "real-6", Method(label="real ResNet-20, width 6", tier="B"))
-    runs = [run(name, 0, trial, 50) for name in ("nasb-1.37", "real-6") for trial in METHODS[name].trials()]
-    runs += [run("nasb-1.37", seed, METHODS["nasb-1.37"].trials()[0], 50 + seed) for seed in (1, 2)]
+    runs = [run(name, 0, trial, 50) for name in ("backbone", "real-6") for trial in TRIALS]
+    runs += [run("nasb-1.37", seed, TRIALS[0], 50 + seed) for seed in (0, 1, 2)]
     int8 = {"set": "cifar10", "method": "real-6", "seed": "0", "part": "validation", "top1": "48.00"}
     for name, found in (("claim.csv", runs), ("thin-real-int8.csv", [int8])):
         with (tmp_path / name).open("w", newline="") as file:
