@@ -79,18 +79,21 @@ def key_of(row: dict[str, str]) -> tuple[str, ...]:
 def chosen_trial(done: list[dict[str, str]], data: str, method: str) -> tuple[float, float] | None:
     """Return a method's settings: the trial that is best on validation at the first seed, None while one is missing.
 
-    The trials are its own, or those of the method that it is trained as.
+    The trials are its own, or those of the method that it is trained as. One that as many seeds were trained with, and
+    that is better by their mean, is taken before it.
     """
     if (other := METHODS[method].as_in) is not None:
         return chosen_trial(done, data, other)
     results = {}
     for trial in TRIALS:
-        key = Job(data, method, *trial, SEEDS[0]).row_key()
-        found = [float(row["validation_top1"]) for row in done if key_of(row) == key]
-        if not found:
+        keys = [Job(data, method, *trial, seed).row_key() for seed in METHODS[method].all_seeds()]
+        found = {key_of(row): float(row["validation_top1"]) for row in done if key_of(row) in keys}
+        if keys[0] not in found:
             return None
-        results[trial] = found[0]
-    return max(results, key=results.__getitem__)
+        results[trial] = [found[key] for key in keys if key in found]
+    best = max(results, key=lambda trial: results[trial][0])
+    seeds = len(results[best])
+    return max((t for t in results if len(results[t]) == seeds), key=lambda trial: statistics.mean(results[trial]))
 
 
 def pending(done: list[dict[str, str]], sets: list[str], names: list[str]) -> Iterator[Job]:
@@ -281,6 +284,8 @@ def status(names: list[str]) -> None:
                 continue
             keys = {Job(data, name, *trial, seed).row_key() for seed in method.all_seeds()}
             found = [float(row["validation_top1"]) for row in done if key_of(row) in keys]
+            if not found:
+                continue
             spread = f" +- {statistics.stdev(found):.2f}" if len(found) > 1 else ""
             print(f"{data:14} {method.label:42} {statistics.mean(found):6.2f}{spread} (n {len(found)}), trial {trial}")
 

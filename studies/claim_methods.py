@@ -17,8 +17,9 @@ The protocol (what is decided, is decided on validation images). It was fixed be
 - Host: ResNet-20 with the strided stem. All train from scratch with AdamW, cosine schedule, batch 128, the default
   augmentation, one thread.
 - Each hand-made method, the backbone of the searched ones among them, has the same TRIALS (learning rate, start of the
-  branches' gain), one seed; the best on validation images is trained with the other seeds. Searched and random
-  architectures have the settings of that backbone. An architecture is searched once for each seed.
+  branches' gain), one seed; the best on validation images is trained with the other seeds (Bi-Real Net as published was
+  trained so with two of them, and has the better mean). Searched and random architectures have the settings of that
+  backbone. An architecture is searched once for each seed.
 - The epochs of the search are stated apart. The `equal` row trains the hand-made network for as many image passes as
   search and training of the searched one take together; the `long` rows train for four times as many epochs.
 """

@@ -75,7 +75,7 @@ def test_gumbel_samples_softmax_of_alpha():
     counts = torch.zeros(4)
     for _ in range(4000):
         strategy.select_for_alpha(generator, 0.5)
-        counts[edge._active[0]] += 1
+        counts[edge.active[0]] += 1
     torch.testing.assert_close(counts / 4000, edge.alpha.detach().softmax(0), rtol=0, atol=0.03)
 
 
@@ -87,11 +87,11 @@ def test_gates_are_the_formula_of_proxylessnas():
     pairs, ran = set(), set()
     for seed in range(30):
         strategy.select_for_alpha(torch.Generator().manual_seed(seed), 0.3)
-        pair = list(edge._active)
+        pair = list(edge.active)
         assert len(set(pair)) == 2
         pairs.add(tuple(sorted(pair)))
         found, value = gradient(edge, b, direction)
-        open_gate = [j for j in pair if float(edge._gates[j].detach().round()) == 1]
+        open_gate = [j for j in pair if float(edge.gates[j].detach().round()) == 1]
         assert len(open_gate) == 1
         ran.add(open_gate[0])
         torch.testing.assert_close(value, values[open_gate[0]], rtol=1e-4, atol=1e-4)
@@ -108,15 +108,15 @@ def test_gates_are_the_formula_of_proxylessnas():
 def test_gates_compare_the_share_of_edges_that_was_asked():
     edges = [edge_of([0.0, 0.0, 0.0, 0.0]) for _ in range(400)]
     strategy_of("gates", edges, pair_share=0.25).select_for_alpha(torch.Generator().manual_seed(0), 0.0)
-    paired = sum(len(edge._active) == 2 for edge in edges)
+    paired = sum(len(edge.active) == 2 for edge in edges)
     assert 70 < paired < 130
-    assert all(edge._gates is None for edge in edges if len(edge._active) == 1)
+    assert all(edge.gates is None for edge in edges if len(edge.active) == 1)
 
 
 def test_gates_of_a_certain_edge_draw_its_operation():
     edge = edge_of([-300.0, -300.0, 300.0, -300.0])
     strategy_of("gates", [edge], pair_share=1.0).select_for_alpha(torch.Generator().manual_seed(0), 0.0)
-    assert edge._active == (2,)
+    assert edge.active == (2,)
 
 
 def test_darts_is_the_gradient_of_the_mixture():
@@ -148,7 +148,7 @@ def test_weights_are_trained_on_single_paths_from_the_start_or_from_alpha(name, 
     counts = torch.zeros(4)
     for _ in range(4000):
         strategy.select_for_weights(generator, explore=explore)
-        (chosen,) = edge._active
+        (chosen,) = edge.active
         counts[chosen] += 1
     expected = start if explore else edge.alpha.detach().softmax(0)
     torch.testing.assert_close(counts / 4000, expected, rtol=0, atol=0.03)
@@ -180,9 +180,9 @@ def test_equal_generators_select_equal_paths(name):
         strategy = strategy_of(name, edges, pair_share=0.5)
         generator = torch.Generator().manual_seed(7)
         strategy.select_for_weights(generator, explore=True)
-        first = [tuple(edge._active) for edge in edges]
+        first = [tuple(edge.active) for edge in edges]
         strategy.select_for_alpha(generator, 0.5)
-        selected.append((first, [tuple(edge._active) for edge in edges]))
+        selected.append((first, [tuple(edge.active) for edge in edges]))
     assert selected[0] == selected[1]
 
 

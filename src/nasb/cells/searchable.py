@@ -97,13 +97,22 @@ class SearchableEdge(nn.Module):
         self.alpha = nn.Parameter(torch.zeros(len(names)))
         self.base: Tensor
         self.register_buffer("base", torch.zeros(len(names)))
-        self._active: tuple[int, ...] | None = None
-        self._gates: Tensor | None = None
+        # (active, gates), in a list: a module is slow to take attributes, and these change each step.
+        self._selected: list[tuple[tuple[int, ...] | None, Tensor | None]] = [(None, None)]
 
     def select(self, active: Sequence[int] | None, gates: Tensor | None = None) -> None:
-        """Choose what runs: the indices of candidates, and their factors [len(names)] (None: 1). None: the mixture."""
-        self._active = None if active is None else tuple(active)
-        self._gates = gates
+        """Choose what runs: the indices of candidates, and factors [>= len(names)] (None: 1). None: the mixture."""
+        self._selected[0] = (None if active is None else tuple(active), gates)
+
+    @property
+    def active(self) -> tuple[int, ...] | None:
+        """The indices of what runs; None: the mixture."""
+        return self._selected[0][0]
+
+    @property
+    def gates(self) -> Tensor | None:
+        """What it is multiplied by."""
+        return self._selected[0][1]
 
     def gain(self) -> Tensor:
         """Return what alpha has gained over where it began, [len(names)]."""
@@ -111,15 +120,16 @@ class SearchableEdge(nn.Module):
 
     def selected(self) -> int:
         """Return the index of the one candidate that runs; 0 where it is none, or not one alone."""
-        return self._active[0] if self._active is not None and len(self._active) == 1 else 0
+        return self.active[0] if self.active is not None and len(self.active) == 1 else 0
 
     def connects(self) -> bool:
         """Return whether anything but none runs at the moment."""
-        return len(self.names) > 1 and (self._active is None or any(self.names[i] != NONE for i in self._active))
+        active = self.active
+        return len(self.names) > 1 and (active is None or any(self.names[i] != NONE for i in active))
 
     def forward(self, read: Callable[[], Tensor]) -> Tensor | None:
         """Return the sum of the active candidates, each times its gate; None if there are none."""
-        active, gates = self._active, self._gates
+        active, gates = self._selected[0]
         if active is None:
             active, gates = tuple(range(len(self.names))), self.alpha.softmax(0)
         total: Tensor | None = None

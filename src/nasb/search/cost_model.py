@@ -24,6 +24,7 @@ from nasb.cells.operations import OPERATIONS
 from nasb.cells.searchable import SearchableEdge, candidates, searchable_cells
 from nasb.cost.layers import is_layer, stored
 from nasb.errors import UserError
+from nasb.search.strategies import stacked
 
 if TYPE_CHECKING:
     from nasb.cost.latency import LatencyTable
@@ -62,8 +63,15 @@ class CostModel:
                     costs = [cell.calls * cost for cost in edge_costs(name, cell, key, edge)]
                     self._by_name[name, key] = dict(zip(edge.names, costs, strict=True))
                     self.costs[name, key] = torch.tensor(costs, dtype=torch.float32)
-        self._costly = {at for at, costs in self.costs.items() if bool(costs.any())}
         self._node_costs = {name: node_costs(cell) for name, cell in self.cells.items()}
+        alike: dict[tuple[int, tuple[EdgeKey, ...]], list[str]] = {}
+        for name, cell in self.cells.items():
+            keys = tuple(key for key in cell.edge_keys if (name, key) in self.costs)
+            if keys:
+                alike.setdefault((cell.config.nodes, keys), []).append(name)
+        self._groups = [
+            _AlikeCells(names, nodes, keys, self.costs, self._node_costs) for (nodes, keys), names in alike.items()
+        ]
 
     @classmethod
     def of_ops(cls, network: nn.Module, backbone_ops: float) -> "CostModel":
@@ -104,13 +112,12 @@ class CostModel:
         """Return the expected cost of the whole network.
 
         Args:
-            probabilities: for each (cell, edge) the probability of each candidate, "none" first.
+            probabilities: for each (cell, edge) the probability of each candidate, "none" first; zeros may follow.
         """
-        total: Tensor | None = None
-        for name, cell in self.cells.items():
-            cost = self._expected_of_cell(name, cell, probabilities)
-            total = cost if total is None else total + cost
-        return torch.tensor(self.backbone) if total is None else self.backbone + total
+        total = torch.tensor(self.backbone)
+        for group in self._groups:
+            total = total + group.expected(probabilities)
+        return total
 
     def of_cell(self, name: str, edges: Sequence[Edge]) -> float:
         """Return what the edges of one cell add, dead ones not counted."""
@@ -135,41 +142,65 @@ class CostModel:
         """Return the cost of an architecture's whole network."""
         return self.backbone + sum(self.of_cell(name, edges) for name, edges in cells.items())
 
-    def _expected_of_cell(self, name: str, cell: Cell, probabilities: Mapping[tuple[str, EdgeKey], Tensor]) -> Tensor:
-        nodes = cell.config.nodes
-        output = nodes + 1
-        one = torch.ones(())
+
+class _AlikeCells:
+    """Cells with the same edges: what they are expected to add is computed for all of them at once.
+
+    Args:
+        names: the cells.
+        nodes: inside nodes of each.
+        costs: for each (cell, edge) what its candidates add.
+        node_costs: for each cell what a node's first binary convolution adds.
+    """
+
+    def __init__(
+        self, names: Sequence[str], nodes: int, keys: Sequence[EdgeKey], costs: Mapping[tuple[str, EdgeKey], Tensor],
+        node_costs: Mapping[str, Mapping[int, float]],
+    ) -> None:  # fmt: skip
+        self.names, self.nodes, self.keys = list(names), nodes, list(keys)
+        self.costs = {key: stacked([costs[name, key] for name in names], 0.0) for key in keys}
+        self.costly = [key for key in keys if bool(self.costs[key].any())]
+        sources = dict.fromkeys(source for name in names for source in node_costs[name])
+        self.node_costs = {
+            source: torch.tensor([node_costs[name].get(source, 0.0) for name in names]) for source in sources
+        }
+
+    def expected(self, probabilities: Mapping[tuple[str, EdgeKey], Tensor]) -> Tensor:
+        """Return what they add in all; see the module for the formula."""
+        rows = {key: stacked([probabilities[name, key] for name in self.names], 0.0) for key in self.keys}
+        output = self.nodes + 1
+        one = torch.ones(len(self.names), device=next(iter(rows.values())).device)
         connected: dict[tuple[int, int], Tensor] = {}
-        for source, target in node_pairs(nodes):
+        for pair in node_pairs(self.nodes):
             none = one
-            for paid in (False, True):
-                if (name, (source, target, paid)) in probabilities:
-                    none = none * probabilities[name, (source, target, paid)][0]
-            connected[source, target] = 1 - none
+            for key in ((*pair, False), (*pair, True)):
+                if key in rows:
+                    none = none * rows[key][:, 0]
+            connected[pair] = 1 - none
         fed = {0: one}
-        for target in range(1, nodes + 1):
+        for target in range(1, output):
             unfed = one
             for source in range(target):
                 unfed = unfed * (1 - fed[source] * connected[source, target])
             fed[target] = 1 - unfed
         leads = {output: one}
-        for source in range(nodes, 0, -1):
+        for source in range(self.nodes, 0, -1):
             lost = one
             for target in range(source + 1, output + 1):
                 lost = lost * (1 - connected[source, target] * leads[target])
             leads[source] = 1 - lost
-        total = torch.zeros(())
-        for key in cell.edge_keys:
-            if (name, key) in self._costly and (name, key) in probabilities:
-                p = probabilities[name, key]
-                total = total + fed[key[0]] * (p @ self.costs[name, key].to(p.device)) * leads[key[1]]
-        for source, cost in self._node_costs[name].items():
+        total = torch.zeros_like(one)
+        for key in self.costly:
+            costs = self.costs[key].to(one.device)
+            cost = (rows[key][:, : costs.shape[1]] * costs).sum(1)
+            total = total + fed[key[0]] * cost * leads[key[1]]
+        for source, costs in self.node_costs.items():
             unread = one
             for target in range(source + 1, output + 1):
-                if (name, (source, target, True)) in probabilities:
-                    unread = unread * (1 - (1 - probabilities[name, (source, target, True)][0]) * leads[target])
-            total = total + fed[source] * (1 - unread) * cost
-        return total
+                if (source, target, True) in rows:
+                    unread = unread * (1 - (1 - rows[source, target, True][:, 0]) * leads[target])
+            total = total + fed[source] * (1 - unread) * costs.to(one.device)
+        return total.sum()
 
 
 def _bits(module: nn.Module) -> float:

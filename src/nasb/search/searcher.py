@@ -24,7 +24,7 @@ from nasb.search.config import ALPHA_BETAS, SearchConfig
 from nasb.search.cost_model import CostModel
 from nasb.search.population import Judge, PopulationStrategy, Share
 from nasb.search.space import Cells, Space
-from nasb.search.strategies import STRATEGIES, Compared
+from nasb.search.strategies import STRATEGIES, Compared, stacked
 
 if TYPE_CHECKING:
     from nasb.cost.latency import LatencyTable
@@ -89,7 +89,11 @@ class Searcher:
         self._start()
         starts = [edge.alpha.detach().softmax(0).cpu() for edge in self.edges]
         self.strategy = STRATEGIES[config.strategy](self.edges, starts, config)
-        self.optimizer = torch.optim.Adam(self.alphas(), lr=config.alpha_learning_rate, betas=ALPHA_BETAS)
+        alphas = self.alphas()
+        fused = alphas[0].device.type == "cpu"  # one kernel for all of them; untried on other devices
+        self.optimizer = torch.optim.Adam(alphas, lr=config.alpha_learning_rate, betas=ALPHA_BETAS, fused=fused)
+        known = {id(alpha) for alpha in alphas}
+        self._weights = [parameter for parameter in network.parameters() if id(parameter) not in known]
 
     @property
     def budget(self) -> float:
@@ -102,12 +106,12 @@ class Searcher:
 
     def weights(self) -> list[nn.Parameter]:
         """Return all parameters but alpha."""
-        alphas = {id(alpha) for alpha in self.alphas()}
-        return [parameter for parameter in self.network.parameters() if id(parameter) not in alphas]
+        return self._weights
 
     def probabilities(self) -> dict[tuple[str, EdgeKey], Tensor]:
-        """Return softmax(alpha) of every edge."""
-        return {(cell, key): edge.alpha.softmax(0) for cell, key, edge in self.named}
+        """Return softmax(alpha) of every edge, each filled up with zeros to the most candidates that an edge has."""
+        rows = stacked([edge.alpha for edge in self.edges], -math.inf).softmax(1).unbind()
+        return {(cell, key): row for (cell, key, _), row in zip(self.named, rows, strict=True)}
 
     @torch.no_grad()
     def _start(self) -> None:
@@ -213,8 +217,7 @@ class Searcher:
         weight = self.config.entropy_weight * math.exp(-epoch / self.config.entropy_decay)
         if weight == 0:
             return torch.zeros(())
-        entropies = torch.stack([_entropy(p) for p in probabilities.values()])
-        return weight * entropies.mean()
+        return weight * _entropy(torch.stack(list(probabilities.values()))).mean()
 
     def derive(self) -> dict[str, tuple[Edge, ...]]:
         """Return the derived architecture's edges by cell.
@@ -371,4 +374,5 @@ def _none_logit(probability: float) -> float:
 
 
 def _entropy(probabilities: Tensor) -> Tensor:
-    return -(probabilities * probabilities.clamp_min(1e-12).log()).sum()
+    """Return the entropy over the last dimension."""
+    return -(probabilities * probabilities.clamp_min(1e-12).log()).sum(-1)

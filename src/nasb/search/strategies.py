@@ -11,9 +11,11 @@ sampled as probable as before); gates compares the two paths of a share of the e
 of the two on most edges and comparing all would compute every edge.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from nasb.registry import Registry
@@ -68,9 +70,12 @@ class Strategy(ABC):
 
     def select_for_weights(self, generator: "torch.Generator", *, explore: bool) -> None:
         """Choose one path for a step of weights; `explore`: from the starting distribution."""
-        for edge, start in zip(self.edges, self.starts, strict=True):
-            probabilities = start if explore else edge.alpha.detach().softmax(0)
-            edge.select([_draw(probabilities, generator)])
+        if explore:
+            probabilities = stacked(self.starts, 0.0)
+        else:
+            probabilities = stacked([edge.alpha.detach() for edge in self.edges], -math.inf).softmax(1)
+        for edge, chosen in zip(self.edges, _draw(probabilities, generator), strict=True):
+            edge.select([chosen])
 
     @abstractmethod
     def select_for_alpha(self, generator: "torch.Generator", progress: float) -> None:
@@ -106,8 +111,36 @@ class Strategy(ABC):
         return
 
 
-def _draw(probabilities: "Tensor", generator: "torch.Generator") -> int:
-    return int(probabilities.cpu().multinomial(1, generator=generator))
+def stacked(rows: "Sequence[Tensor]", padding: float) -> "Tensor":
+    """Return what edges have for each candidate as one tensor, [edges, most candidates], filled up with `padding`.
+
+    There are some hundred edges of a few candidates each: one operation on all is much cheaper than one on each.
+    """
+    import torch
+
+    lengths = tuple(len(row) for row in rows)
+    if len(set(lengths)) == 1:
+        return torch.stack(list(rows))
+    flat = torch.cat([*rows, rows[0].new_full((1,), padding)])
+    return flat[_places(lengths).to(flat.device)]
+
+
+@cache
+def _places(lengths: tuple[int, ...]) -> "Tensor":
+    """Return where in a row of all candidates and a padding each entry of [edges, most candidates] is."""
+    import torch
+
+    places = torch.full((len(lengths), max(lengths)), sum(lengths))
+    first = 0
+    for row, length in zip(places, lengths, strict=True):
+        row[:length] = torch.arange(first, first + length)
+        first += length
+    return places
+
+
+def _draw(probabilities: "Tensor", generator: "torch.Generator") -> list[int]:
+    """Return a candidate for each edge, from [edges, candidates]."""
+    return probabilities.cpu().multinomial(1, generator=generator).flatten().tolist()
 
 
 @STRATEGIES.register("gumbel")
@@ -127,14 +160,14 @@ class Gumbel(Strategy):
 
         first, last = self.config.temperature, self.config.final_temperature
         temperature = first * (last / first) ** progress
-        for edge in self.edges:
-            uniform = torch.rand(edge.alpha.shape, generator=generator).clamp_(1e-10, 1 - 1e-7)
-            noisy = edge.alpha + (-(-uniform.log()).log()).to(edge.alpha.device)
-            soft = (noisy / temperature).softmax(0)
-            chosen = int(noisy.argmax())
-            hard = torch.zeros_like(soft)
-            hard[chosen] = 1.0
-            edge.select([chosen], hard + soft - soft.detach())
+        alpha = stacked([edge.alpha for edge in self.edges], -math.inf)
+        uniform = torch.rand(alpha.shape, generator=generator).clamp_(1e-10, 1 - 1e-7)
+        noisy = alpha + (-(-uniform.log()).log()).to(alpha.device)
+        soft = (noisy / temperature).softmax(1)
+        chosen = noisy.argmax(1, keepdim=True)
+        gates = torch.zeros_like(soft).scatter_(1, chosen, 1.0) + soft - soft.detach()
+        for edge, index, gate in zip(self.edges, chosen.flatten().tolist(), gates.unbind(), strict=True):
+            edge.select([index], gate)
 
 
 @STRATEGIES.register("gates")
@@ -156,12 +189,12 @@ class Gates(Strategy):
             probabilities = edge.alpha.detach().softmax(0).cpu()
             paired = float(torch.rand((), generator=generator)) < self.config.pair_share
             if not paired or int((probabilities > 0).sum()) < 2:
-                edge.select([_draw(probabilities, generator)])
+                edge.select(_draw(probabilities[None], generator))
                 continue
             pair = probabilities.multinomial(2, generator=generator)
             soft = edge.alpha[pair.to(edge.alpha.device)].softmax(0)
             hard = torch.zeros_like(soft)
-            hard[_draw(soft.detach(), generator)] = 1.0
+            hard[_draw(soft.detach()[None], generator)] = 1.0
             gates = torch.zeros_like(edge.alpha).index_put((pair.to(edge.alpha.device),), hard + soft - soft.detach())
             edge.select(pair.tolist(), gates)
 

@@ -64,15 +64,13 @@ def average_gradients(parameters: Iterable[nn.Parameter], fabric: "Fabric") -> N
     average_((parameter.grad for parameter in parameters if parameter.grad is not None), fabric)
 
 
-def average_statistics(network: nn.Module, fabric: "Fabric") -> None:
-    """Average the running statistics of all batch norms, each of which has seen the images of its own rank."""
-    if fabric.world_size == 1:
-        return
+def running_statistics(network: nn.Module) -> list[Tensor]:
+    """Return the running statistics of all batch norms that see the images of their own rank alone."""
     statistics = []
     for module in network.modules():
         if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm):
             statistics += [value for value in (module.running_mean, module.running_var) if value is not None]
-    average_(statistics, fabric)
+    return statistics
 
 
 @torch.no_grad()

@@ -24,9 +24,9 @@ from nasb.training.ranks import (
     Batch,
     average_,
     average_gradients,
-    average_statistics,
     begin_equal,
     pieces,
+    running_statistics,
     share_statistics,
 )
 from nasb.training.shared_weights import SharedWeights, write_candidates
@@ -89,8 +89,11 @@ class SearchStage(Stage):
         fabric.to_device(network)
         begin_equal(network, fabric)
         self.searcher = Searcher(network, backbone_ops, config, table, backbone_bits=backbone_bits)
-        self.optimizer = torch.optim.AdamW(self.searcher.weights(), lr=config.learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            self.searcher.weights(), lr=config.learning_rate, weight_decay=0.0, fused=fabric.device.type == "cpu"
+        )
         self.fabric_optimizer = cast("_FabricOptimizer", fabric.setup_optimizers(self.optimizer))
+        self.statistics = running_statistics(network)
         self.weights_score, self.alpha_score = Score(fabric), Score(fabric)
         self.shared = SharedWeights(network, self.searcher.space, data, config, fabric, self.seed)
 
@@ -139,7 +142,7 @@ class SearchStage(Stage):
         self.fabric_optimizer.step()
         if not warmup and self.searcher.strategy.trains_alpha:
             self._alpha_step(batch[1], generator, at, epoch)
-        average_statistics(self.network, self.fabric)
+        average_(self.statistics, self.fabric)
 
     def _losses(self, batch: Batch, images: int, score: Score) -> Iterator[tuple[Tensor, float]]:
         """Yield (mean loss, weight) of each piece of this rank's share of a batch."""

@@ -20,7 +20,7 @@ from nasb.training.optimization import (
     learning_rate,
     set_learning_rate,
 )
-from nasb.training.ranks import average_statistics, begin_equal, pieces, share_statistics
+from nasb.training.ranks import average_, begin_equal, pieces, running_statistics, share_statistics
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -70,6 +70,7 @@ class TrainStage(Stage):
         self.optimizer = create_optimizer(network, config)
         forward = cast(nn.Module, torch.compile(network)) if compiled else network
         self.model, self.fabric_optimizer = fabric.setup(forward, self.optimizer)
+        self.statistics = running_statistics(network)
         self.averaged = _moving_average(network, config.ema)
         self.teacher = teacher
         if teacher is not None:
@@ -113,7 +114,7 @@ class TrainStage(Stage):
             )
         self.fabric_optimizer.step()
         after_step(self.network)
-        average_statistics(self.network, self.fabric)
+        average_(self.statistics, self.fabric)
         if self.averaged is not None:
             self.averaged.update_parameters(self.network)
 
