@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claim_methods import BASE, METHODS, SEARCH_EPOCHS, SEEDS, SETS, TRIALS, Method
+from claim_methods import BASE, IN_ALL, METHODS, RACE, SEARCH_EPOCHS, SEEDS, SETS, TRIALS, Method
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "claim.csv"
@@ -177,6 +177,7 @@ class Runner:
         with self.lock:
             turn = self.searching.setdefault(folder, threading.Lock())
         flags = search_flags(run_flags(job.set, self.roots[job.set], METHODS[name], job.seed), METHODS[name])
+        flags |= method.settings(job.learning_rate, job.branch_gain)  # those of the race
         kept = ARCHITECTURES / job.set / f"{name}-seed{job.seed}.json"
         with turn:
             if kept.exists():
@@ -206,7 +207,8 @@ def search_flags(flags: dict[str, str], method: Method) -> dict[str, str]:
         "architecture": "search",
         "search.budget": str(method.budget),
         "search.epochs": str(SEARCH_EPOCHS),
-        "search.derive_candidates": "1",  # the default when the protocol was fixed
+        "search.derive_candidates": str(RACE[0]),
+        "search.race_epochs": str(RACE[1]),
     }
 
 
@@ -234,7 +236,7 @@ def _row(job: Job, method: Method, out: Path, search_seconds: float) -> dict[str
         "validation_top1": f"{summary['validation_top1']:.2f}",
         **{name: summary[name] for name in ("ops", "bops", "flops", "memory_bits", "parameters")},
         "ops_ratio": f"{summary['ops_ratio']:.4f}", "added_binary_macs": f"{summary['added_binary_macs']:.4f}",
-        "epochs": (BASE | dict(method.flags))["finetune.epochs"], "search_epochs": SEARCH_EPOCHS if searched else 0,
+        "epochs": (BASE | dict(method.flags))["finetune.epochs"], "search_epochs": IN_ALL if searched else 0,
         "search_seconds": f"{search_seconds:.1f}", "train_seconds": f"{summary['seconds']['finetune']:.1f}",
         "architecture_hash": _hash(out / "architecture.json"), "config_hash": _hash(out / "config.yaml"),
         "commit": commit(), "torch": environment["versions"]["torch"], "cpu": environment["cpu"], "threads": 1,

@@ -72,7 +72,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shared = {
         "METHODS": methods, "TRIALS": TRIALS, "SEEDS": (0,), "rows": rows,
         "SETS": {"cifar10": {"data.name": "digits"}},
-        "BASE": claim_methods.BASE | SMALL, "SEARCH_EPOCHS": 1, "subprocess": SimpleNamespace(run=run),
+        "BASE": claim_methods.BASE | SMALL, "SEARCH_EPOCHS": 1, "RACE": (2, 1), "subprocess": SimpleNamespace(run=run),
         "ARCHITECTURES": tmp_path / "architectures", "MODELS": tmp_path / "models", "STRATEGIES": ["random"],
         "RESULT": tmp_path / "search-score.csv", **files,
     }  # fmt: skip

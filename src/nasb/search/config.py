@@ -73,6 +73,10 @@ class SearchConfig:
     derive_candidates: int = 4
     """Architectures that are derived at the end and ranked with the shared weights, batch norms recalibrated, on images
     of the alpha part; the best is kept. 1: the first, unranked."""
+    race_epochs: int = 0
+    """Epochs for which each of the derived architectures is trained from scratch instead, as in finetune, on the
+    weights' share of the training images; the one with the least loss on alpha's is kept. 0: no race, they are ranked
+    with the shared weights."""
     derive_batches: int = 16
     """Batches of the weights part on which their batch norms are recalibrated, and of the alpha part on which they are
     ranked."""
@@ -116,7 +120,7 @@ class SearchConfig:
         ):
             if not getattr(self, key) > 0:
                 raise UserError(f"search.{key} is {getattr(self, key)}; it must be above 0")
-        for key in ("budget_weight", "entropy_weight"):
+        for key in ("budget_weight", "entropy_weight", "race_epochs"):
             if not 0 <= getattr(self, key) < float("inf"):
                 raise UserError(f"search.{key} is {getattr(self, key)}; it must not be negative")
 

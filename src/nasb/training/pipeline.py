@@ -5,6 +5,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from nasb.search.cost_model import check_table
 from nasb.search.front import write_front
 from nasb.search.population import PopulationStrategy
 from nasb.search.searcher import checked_budget_ms
+from nasb.search.space import Cells
 from nasb.seeding import derive_seed
 from nasb.training.config import RunConfig, StageConfig
 from nasb.training.evaluation import evaluate
@@ -38,6 +40,7 @@ from nasb.training.fabric import create_fabric
 from nasb.training.launch import going_on
 from nasb.training.loop import run_stage
 from nasb.training.optimization import create_teacher, freeze, load_weights
+from nasb.training.race import Race
 from nasb.training.ranks import LostRankError, is_lost_rank
 from nasb.training.run_directory import LATENCY_TABLE, STAGES, RunDirectory
 from nasb.training.search_stage import SearchStage
@@ -301,7 +304,9 @@ class Pipeline:
         stage = self.search_stage()
         seconds = run_stage(stage, self.run, self.fabric, seed=self.config.seed)
         began = time.perf_counter()
-        cells = stage.derive(self.run.path if self.run.writes else None)
+        folder = self.run.path if self.run.writes else None
+        race = Race(self._race_stage, self.fabric, seed=self.config.seed, folder=folder)
+        cells = stage.derive(folder, race if self.config.search.race_epochs else None)
         self._keep_architecture(cells)
         if self.run.writes:
             strategy = stage.searcher.strategy
@@ -310,6 +315,17 @@ class Pipeline:
                 write_front(self.run.path, stage.searcher.space, *front_of, self._architecture_of)
             save_safetensors(self.run / "supernet.safetensors", stage.network.state_dict(), {})
         self.run.finish_stage("search", seconds + time.perf_counter() - began)
+
+    def _race_stage(self, cells: Cells) -> TrainStage:
+        """Return the short training of an architecture in a race: binary, from scratch, as finetune is."""
+        network = self._architecture_of(cells).build(self._host())
+        set_phase(network, **BINARY)
+        finetune, epochs = self.config.finetune, self.config.search.race_epochs
+        config = replace(
+            finetune, epochs=epochs, warmup_epochs=min(finetune.warmup_epochs, epochs / 4), schedule="cosine",
+            milestones=(),
+        )  # fmt: skip
+        return self._train_stage(Race.name, network, config, compiled=False, part=Race.part)
 
     def _architecture_of(self, cells: Mapping[str, tuple[Edge, ...]]) -> Architecture:
         return Architecture(
@@ -383,19 +399,16 @@ class Pipeline:
     def train_stage(self, name: str, network: nn.Module) -> TrainStage:
         """Return pretrain or finetune as it stands before its first step."""
         config = self.config.pretrain if name == "pretrain" else self.config.finetune
+        return self._train_stage(name, network, config, compiled=self.config.hardware.compile)
+
+    def _train_stage(
+        self, name: str, network: nn.Module, config: StageConfig, *, compiled: bool, part: str = "train"
+    ) -> TrainStage:
         hardware = self.config.hardware
         return TrainStage(
-            name,
-            network,
-            self.data,
-            config,
-            self._teacher(config),
-            self.fabric,
-            seed=self.config.seed,
-            compiled=hardware.compile,
-            accumulate=hardware.accumulate,
-            sync_batch_norm=hardware.sync_batch_norm,
-        )
+            name, network, self.data, config, self._teacher(config), self.fabric, seed=self.config.seed,
+            compiled=compiled, accumulate=hardware.accumulate, sync_batch_norm=hardware.sync_batch_norm, part=part,
+        )  # fmt: skip
 
     def _train(self, name: str, network: nn.Module, phase: dict[str, str]) -> None:
         stage = self.train_stage(name, network)

@@ -20,6 +20,7 @@ from nasb.training.evaluation import Score
 from nasb.training.loop import Stage
 from nasb.training.optimization import learning_rate, set_learning_rate
 from nasb.training.progress import StageProgress
+from nasb.training.race import Race
 from nasb.training.ranks import (
     Batch,
     average_,
@@ -224,11 +225,12 @@ class SearchStage(Stage):
             return metrics, "the loss of the weights is not a number: lower search.learning_rate"
         return metrics, report.warning if epoch >= self.config.warmup_epochs else None
 
-    def derive(self, folder: Path | None = None) -> Cells:
+    def derive(self, folder: Path | None = None, race: Race | None = None) -> Cells:
         """Let the strategy finish; return the best of several derived architectures.
 
         Args:
             folder: the run directory, on the rank that writes: it keeps what was judged, and candidates.csv.
+            race: what tells which one is best; None: the shared weights do.
 
         Raises:
             UserError: what the folder keeps is damaged or of another search, or cannot be written.
@@ -244,7 +246,8 @@ class SearchStage(Stage):
         found = searcher.candidates(self.config.derive_candidates, generator)
         best = 0
         if len(found) > 1:
-            results = self.shared.ranking([searcher.space.choice(cells) for cells in found])
+            choices = [searcher.space.choice(cells) for cells in found]
+            results = self.shared.ranking(choices) if race is None else race.results(found)
             best = min(range(len(found)), key=lambda index: results[index].loss)
             if folder is not None:
                 write_candidates(folder / CANDIDATES, searcher.space, found, results, best)

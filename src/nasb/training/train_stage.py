@@ -33,7 +33,7 @@ class TrainStage(Stage):
     """Train a network by cross-entropy and, where there is a teacher, its soft labels.
 
     Args:
-        name: pretrain or finetune.
+        name: pretrain, finetune or race.
         network: its binary layers stand in the phase of the stage.
         data: images.
         config: options of the stage.
@@ -43,6 +43,7 @@ class TrainStage(Stage):
         compiled: run the forward pass through torch.compile.
         accumulate: pieces in which a rank computes its share of a batch.
         sync_batch_norm: share the statistics of batch norms among the ranks.
+        part: of the data, whose images are trained on.
     """
 
     def __init__(
@@ -58,10 +59,11 @@ class TrainStage(Stage):
         compiled: bool = False,
         accumulate: int = 1,
         sync_batch_norm: bool = False,
+        part: str = "train",
     ) -> None:
         self.name, self.network, self.data, self.config, self.fabric = name, network, data, config, fabric
-        self.seed, self.epochs, self.steps = derive_seed(seed, name), config.epochs, data.steps_per_epoch("train")
-        self.images, self.accumulate = data.images_per_step("train"), accumulate
+        self.seed, self.epochs, self.steps = derive_seed(seed, name), config.epochs, data.steps_per_epoch(part)
+        self.part, self.images, self.accumulate = part, data.images_per_step(part), accumulate
         if sync_batch_norm:
             share_statistics(network)
         network.to(memory_format=torch.channels_last)
@@ -80,7 +82,7 @@ class TrainStage(Stage):
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
         """Yield augmented training batches."""
         yield from self.data.train_batches(
-            "train",
+            self.part,
             seed=self.seed,
             epoch=epoch,
             start_step=start,
