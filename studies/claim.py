@@ -158,7 +158,7 @@ class Runner:
             searched, search_seconds = self._architecture(job, method)
             given = json.loads(searched.read_text())
             given["cell"]["branch_gain"] = float(flags.pop("cell.branch_gain"))
-            file = out.with_suffix(".json")
+            file = out.with_name(f"{out.name}.json")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(given, indent=1) + "\n")
             flags["architecture"] = str(file)

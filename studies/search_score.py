@@ -72,7 +72,12 @@ def main() -> None:
     for strategy in (name for name in STRATEGIES if name not in there):
         folder = given.runs / given.set / "search-score" / strategy
         flags = run_flags(given.set, given.root, method, 0)
-        nasb("search", search_flags(flags, method) | {"search.strategy": strategy, "search.race_epochs": "0"}, folder)
+        nasb(
+            "search",
+            search_flags(flags, method)
+            | {"search.strategy": strategy, "search.race_epochs": "0", "search.derive_candidates": "1"},
+            folder,
+        )
         own, losses = scores(folder, [cells for cells, _ in found])
         alpha, shared = kendalltau(own, accuracy), kendalltau([-loss for loss in losses], accuracy)
         seconds = json.loads((folder / "stages.json").read_text())["search"]["seconds"]

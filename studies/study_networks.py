@@ -5,7 +5,7 @@
 
 ``branch_gain`` is for them what `cell.branch_gain` is for conversions: the start of gamma of each batch norm whose
 output is added to a shortcut (1, as published, by default). XNOR-Net's branches end in the convolution instead: the
-gain is its scale's, which is the mean of the absolute weights.
+gain is its scale's, which is the mean of the absolute weights; so its weights begin smaller, and flip more easily.
 """
 
 from collections.abc import Callable, Iterator

@@ -74,9 +74,9 @@ class SearchConfig:
     """Architectures that are derived at the end and ranked with the shared weights, batch norms recalibrated, on images
     of the alpha part; the best is kept. 1: the first, unranked."""
     race_epochs: int = 0
-    """Epochs for which each of the derived architectures is trained from scratch instead, as in finetune, on the
-    weights' share of the training images; the one with the least loss on alpha's is kept. 0: no race, they are ranked
-    with the shared weights."""
+    """Epochs for which each of the derived architectures is trained by itself instead, by finetune's options without
+    pretraining, on the weights' share of the training images; the one with the least loss on alpha's is kept. 0: no
+    race, they are ranked with the shared weights."""
     derive_batches: int = 16
     """Batches of the weights part on which their batch norms are recalibrated, and of the alpha part on which they are
     ranked."""

@@ -170,7 +170,7 @@ class Searcher:
     def _descend(self, objective: Tensor) -> None:
         gradients = torch.autograd.grad(objective, self.alphas(), allow_unused=True)
         for alpha, gradient in zip(self.alphas(), gradients, strict=True):
-            alpha.grad = gradient
+            alpha.grad = None if gradient is None else gradient.contiguous()  # as the fused optimizer needs it
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -306,7 +306,7 @@ class Searcher:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take a checkpoint's state back."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.strategy.load_state_dict(state["strategy"])
 
     @torch.no_grad()
@@ -366,6 +366,14 @@ def checked_budget_ms(budget_ms: float, table: "LatencyTable") -> float:
             f"already, by {table.path}. Give more"
         )
     return budget_ms
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's state, but for which kernel it runs: that is the device's, which may be another one now."""
+    fused = [group.get("fused") for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, fused, strict=True):
+        group["fused"] = own
 
 
 def _none_logit(probability: float) -> float:

@@ -314,16 +314,16 @@ class Pipeline:
                 front_of = strategy.population, strategy.objectives()
                 write_front(self.run.path, stage.searcher.space, *front_of, self._architecture_of)
             save_safetensors(self.run / "supernet.safetensors", stage.network.state_dict(), {})
-        self.run.finish_stage("search", seconds + time.perf_counter() - began)
+        self.run.finish_stage("search", seconds + race.earlier + time.perf_counter() - began)
 
     def _race_stage(self, cells: Cells) -> TrainStage:
-        """Return the short training of an architecture in a race: binary, from scratch, as finetune is."""
+        """Return the short training of an architecture in a race."""
         network = self._architecture_of(cells).build(self._host())
         set_phase(network, **BINARY)
         finetune, epochs = self.config.finetune, self.config.search.race_epochs
         config = replace(
             finetune, epochs=epochs, warmup_epochs=min(finetune.warmup_epochs, epochs / 4), schedule="cosine",
-            milestones=(),
+            milestones=(), ema=0.0,
         )  # fmt: skip
         return self._train_stage(Race.name, network, config, compiled=False, part=Race.part)
 

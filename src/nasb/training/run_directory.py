@@ -8,7 +8,7 @@ checkpoints/         one, for the stage that is under way
 latency-table.json   copy of the latency table, for a budget in milliseconds
 architecture.json    what the search found, and architecture.svg, its drawing
 population.jsonl     architectures that strategies random and evolution judged; optuna.journal: those of tpe and nsga2
-candidates.csv       the ranking of the architectures that were derived
+candidates.csv       the ranking of the architectures that were derived; race.json: what their short trainings gave
 front.csv, .json, .png, front/  of a search with several objectives
 supernet.safetensors the searchable network at the search's end, alpha included
 pretrained.safetensors, model.safetensors

@@ -1,5 +1,6 @@
 """The search as a stage: weights and alpha in turn, on two parts of the training images."""
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from nasb.cells.architecture import Edge
 from nasb.data import ImageData
 from nasb.search.config import SearchConfig
-from nasb.search.searcher import Searcher
+from nasb.search.searcher import Searcher, load_optimizer
 from nasb.search.space import Cells
 from nasb.seeding import derive_seed
 from nasb.training.config import StageConfig
@@ -248,7 +249,8 @@ class SearchStage(Stage):
         if len(found) > 1:
             choices = [searcher.space.choice(cells) for cells in found]
             results = self.shared.ranking(choices) if race is None else race.results(found)
-            best = min(range(len(found)), key=lambda index: results[index].loss)
+            losses = [result.loss for result in results]
+            best = min(range(len(found)), key=lambda index: (math.isnan(losses[index]), losses[index]))
             if folder is not None:
                 write_candidates(folder / CANDIDATES, searcher.space, found, results, best)
         if judged:
@@ -284,7 +286,7 @@ class SearchStage(Stage):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take a checkpoint's state back."""
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         if state["scaler"]:  # it is empty where the precision needs none, which may have changed since
             self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.weights_score.load_state_dict(state["weights_score"])
