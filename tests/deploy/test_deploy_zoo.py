@@ -47,7 +47,7 @@ def batch(seed):
 def train(network, weights, steps=2):
     """Train some steps; every weight that is used gets a finite gradient, and the network changes."""
     before = torch.cat([weight.detach().flatten().clone() for weight in weights])
-    optimizer = torch.optim.SGD(weights, 1e-2)
+    optimizer = torch.optim.SGD(weights, 1e-3)  # SqueezeNet ends in a ReLU: larger steps can leave no gradient
     for step in range(steps):
         images, labels = batch(step)
         optimizer.zero_grad()
