@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claim_methods import BASE, IN_ALL, METHODS, RACE, SEARCH_EPOCHS, SEEDS, SETS, TRIALS, Method
+from claim_methods import BASE, METHODS, RACE, SEARCH_EPOCHS, SEEDS, SETS, TRIALS, Method
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "claim.csv"
@@ -191,6 +191,8 @@ class Runner:
             elif not file.exists():
                 program = Path(__file__).parent / "random_architecture.py"
                 _call(folder, [sys.executable, program, *_words(flags), "--out", folder])
+            if method.raced:
+                seconds = sum(float(row["seconds"]) for row in json.loads((folder / "race.json").read_text()))
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(file.read_text())
             return kept, seconds
@@ -202,13 +204,14 @@ def run_flags(data: str, root: str, method: Method, seed: int) -> dict[str, str]
 
 
 def search_flags(flags: dict[str, str], method: Method) -> dict[str, str]:
-    """Return what its search is told."""
+    """Return what its search, or its drawing of a random architecture, is told."""
+    raced = method.raced or not method.random
     return flags | {
         "architecture": "search",
         "search.budget": str(method.budget),
         "search.epochs": str(SEARCH_EPOCHS),
-        "search.derive_candidates": str(RACE[0]),
-        "search.race_epochs": str(RACE[1]),
+        "search.derive_candidates": str(RACE[0] if raced else 1),
+        "search.race_epochs": str(RACE[1] if raced else 0),
     }
 
 
@@ -230,13 +233,12 @@ def _call(out: Path, command: list[str | Path]) -> None:
 def _row(job: Job, method: Method, out: Path, search_seconds: float) -> dict[str, Any]:
     summary = json.loads((out / "summary.json").read_text())
     environment = json.loads((out / "environment.json").read_text())
-    searched = method.budget is not None and not method.random
     return {
         **dataclasses.asdict(job), "learning_rate": f"{job.learning_rate:g}", "branch_gain": f"{job.branch_gain:.4f}",
         "validation_top1": f"{summary['validation_top1']:.2f}",
         **{name: summary[name] for name in ("ops", "bops", "flops", "memory_bits", "parameters")},
         "ops_ratio": f"{summary['ops_ratio']:.4f}", "added_binary_macs": f"{summary['added_binary_macs']:.4f}",
-        "epochs": (BASE | dict(method.flags))["finetune.epochs"], "search_epochs": IN_ALL if searched else 0,
+        "epochs": (BASE | dict(method.flags))["finetune.epochs"], "search_epochs": method.search_epochs(),
         "search_seconds": f"{search_seconds:.1f}", "train_seconds": f"{summary['seconds']['finetune']:.1f}",
         "architecture_hash": _hash(out / "architecture.json"), "config_hash": _hash(out / "config.yaml"),
         "commit": commit(), "torch": environment["versions"]["torch"], "cpu": environment["cpu"], "threads": 1,

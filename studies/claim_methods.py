@@ -45,6 +45,8 @@ IN_ALL = 26
 """What searching costs in epochs of training, a forward pass alone counting a third: the weights' 10 epochs on four
 fifths of the images, 8; alpha's steps of the last 8 epochs, as many, of 4 forward passes, 8.5; the race, 6 * 2 * 0.8.
 """
+RACE_ALONE = 10
+"""The race's part of it."""
 SEEDS = (0, 1, 2)
 TRIALS = ((0.01, 1 / 3), (0.02, 1 / 3), (0.01, 1.0), (0.02, 0.1))
 """(learning rate, branch gain)."""
@@ -79,11 +81,19 @@ class Method:
     budget: float | None = None
     """The method is searched (or drawn) within this budget."""
     random: bool = False
-    """Architectures are drawn within the budget, not searched: one for each of RANDOM_SEEDS."""
+    """Architectures are drawn within the budget, not searched: one for each seed."""
+    raced: bool = False
+    """Of random ones, as many are drawn as a search derives, and the best in a race like the search's is taken."""
     as_in: str | None = None
     """It has no trials of its own: its settings are this method's, and its architectures, if that one is searched."""
     seeds: tuple[int, ...] | None = None
     """The seeds, where they are not those of its tier."""
+
+    def search_epochs(self) -> int:
+        """Return what its choice of an architecture costs, in epochs of training."""
+        if self.random:
+            return RACE_ALONE if self.raced else 0
+        return 0 if self.budget is None else IN_ALL
 
     def settings(self, learning_rate: float, branch_gain: float) -> dict[str, str]:
         """Return the flags of a trial."""
@@ -137,6 +147,10 @@ METHODS: dict[str, Method] = {
     "random-1.37": Method(
         label="random architectures, budget 1.37", tier="A", budget=1.37, random=True, as_in="backbone",
         seeds=RANDOM_SEEDS, flags=NASB,
+    ),
+    "random-race-1.37": Method(
+        label="best of six random architectures in the search's race, budget 1.37", tier="A", budget=1.37, random=True,
+        raced=True, as_in="backbone", flags=NASB,
     ),
     "nasb-1.37": Method(label="NASB, budget 1.37", tier="A", budget=1.37, as_in="backbone", flags=NASB),
     "nasb-1.10": Method(label="NASB, budget 1.10", tier="A", budget=1.10, as_in="backbone", flags=NASB),

@@ -1,6 +1,9 @@
 """Draw a random architecture that uses a budget: random log-probabilities, derived like alpha's.
 
-python studies/random_architecture.py FLAGS OF NASB SEARCH --out FOLDER       # writes FOLDER/architecture.json
+    python studies/random_architecture.py FLAGS OF NASB SEARCH --out FOLDER       # writes FOLDER/architecture.json
+
+With --search.race_epochs, --search.derive_candidates are drawn, and the best of a race of these is written: what a
+search ends with, without the search. The first drawn is the one that is written without a race.
 """
 
 import sys
@@ -9,6 +12,7 @@ import torch
 
 from nasb.cells.architecture import Architecture
 from nasb.cli.parsing import parse_run
+from nasb.training.evaluation import best_of
 from nasb.training.pipeline import Pipeline
 
 
@@ -16,14 +20,18 @@ def main() -> None:
     """Write the architecture."""
     config, out = parse_run("search", __doc__ or "", sys.argv[1:])
     with Pipeline(config, out) as pipeline:
-        searcher = pipeline.search_stage().searcher
+        searcher, generator = pipeline.search_stage().searcher, torch.Generator().manual_seed(config.seed)
+        best = searcher.draw(generator)
+        if config.search.race_epochs:
+            drawn = [best, *(searcher.draw(generator) for _ in range(config.search.derive_candidates - 1))]
+            best = drawn[best_of(pipeline.race().results(drawn))]
         Architecture(
             host=config.network.name,
             options=config.network.options,
             num_classes=pipeline.data.num_classes,
             input_shape=pipeline.data.input_shape,
             cell=config.cell,
-            cells=searcher.draw(torch.Generator().manual_seed(config.seed)),
+            cells=best,
         ).save(out / "architecture.json")
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 import runpy
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import search_score
 
 from nasb.cli import main as nasb
 
-NAMES = ("bireal-published", "nasb-1.37", "random-1.37", "bnn")
+NAMES = ("bireal-published", "nasb-1.37", "random-1.37", "random-race-1.37", "bnn")
 TRIALS = ((0.01, 1 / 3),)
 RANDOM = 2
 SMALL = {
@@ -54,7 +55,7 @@ def run(command: list[Any], **options: Any) -> "subprocess.CompletedProcess[str]
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     methods = {name: claim_methods.METHODS[name] for name in NAMES}
-    for name, seeds in (("bireal-published", 1), ("nasb-1.37", 1), ("random-1.37", RANDOM)):
+    for name, seeds in (("bireal-published", 1), ("nasb-1.37", 1), ("random-1.37", RANDOM), ("random-race-1.37", 1)):
         methods[name] = replace(methods[name], seeds=tuple(range(seeds)))
         if methods[name].budget is not None:
             methods[name] = replace(methods[name], as_in="bireal-published")
@@ -93,6 +94,10 @@ def test_from_the_first_run_to_the_page(results: Path, monkeypatch: pytest.Monke
     assert list(claim.pending(found, ["cifar10"], list(NAMES))) == []
     assert all(float(row["ops"]) > 0 and row["config_hash"] and row["commit"] for row in found)
     assert (results / "architectures" / "cifar10" / "nasb-1.37-seed0.json").is_file()
+    seconds = {row["method"]: float(row["search_seconds"]) for row in found}
+    assert seconds["random-1.37"] == 0 < seconds["random-race-1.37"]
+    raced = json.loads((runs / "cifar10" / "random-race-1.37" / "search-seed0" / "race.json").read_text())
+    assert len(raced) == claim.RACE[0]
 
     arguments = ["search_score.py", "--root", str(results), "--runs", str(runs)]
     monkeypatch.setattr(sys, "argv", arguments)

@@ -1,5 +1,7 @@
 """Top-1 and loss, during training and on whole parts of the data."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,12 @@ class Result:
     loss: float
     images: int
     correct: int
+
+
+def best_of(results: Sequence[Result]) -> int:
+    """Return the index of the result with the least loss; one that is not a number loses."""
+    losses = [math.inf if math.isnan(result.loss) else result.loss for result in results]
+    return losses.index(min(losses))
 
 
 class Score:

@@ -300,12 +300,17 @@ class Pipeline:
             backbone_bits=backbone.memory_bits,
         )
 
+    def race(self) -> Race:
+        """Return what a search ends with where search.race_epochs asks for it."""
+        folder = self.run.path if self.run.writes else None
+        return Race(self._race_stage, self.fabric, seed=self.config.seed, folder=folder)
+
     def _search(self) -> None:
         stage = self.search_stage()
         seconds = run_stage(stage, self.run, self.fabric, seed=self.config.seed)
         began = time.perf_counter()
         folder = self.run.path if self.run.writes else None
-        race = Race(self._race_stage, self.fabric, seed=self.config.seed, folder=folder)
+        race = self.race()
         cells = stage.derive(folder, race if self.config.search.race_epochs else None)
         self._keep_architecture(cells)
         if self.run.writes:

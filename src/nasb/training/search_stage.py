@@ -1,6 +1,5 @@
 """The search as a stage: weights and alpha in turn, on two parts of the training images."""
 
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from nasb.search.searcher import Searcher, load_optimizer
 from nasb.search.space import Cells
 from nasb.seeding import derive_seed
 from nasb.training.config import StageConfig
-from nasb.training.evaluation import Score
+from nasb.training.evaluation import Score, best_of
 from nasb.training.loop import Stage
 from nasb.training.optimization import learning_rate, set_learning_rate
 from nasb.training.progress import StageProgress
@@ -249,8 +248,7 @@ class SearchStage(Stage):
         if len(found) > 1:
             choices = [searcher.space.choice(cells) for cells in found]
             results = self.shared.ranking(choices) if race is None else race.results(found)
-            losses = [result.loss for result in results]
-            best = min(range(len(found)), key=lambda index: (math.isnan(losses[index]), losses[index]))
+            best = best_of(results)
             if folder is not None:
                 write_candidates(folder / CANDIDATES, searcher.space, found, results, best)
         if judged:
