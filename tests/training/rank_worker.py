@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nasb.binary import set_phase
+from nasb.cells.architecture import Edge
 from nasb.files import save_safetensors
 from nasb.model_file import BINARY
 from nasb.seeding import derive_seed
@@ -30,7 +31,7 @@ def config(accumulate: int = 1, batch_size: int = BATCH, precision: str = "32-tr
         architecture="backbone",
         network=NetworkConfig(options={"width": 4}),
         data=DataConfig(batch_size=batch_size, train_limit=BATCH * STEPS),
-        search=SearchConfig(warmup_epochs=0, budget=1.3),
+        search=SearchConfig(warmup_epochs=0, budget=1.3, race_epochs=1),
         hardware=HardwareConfig(accelerator="cpu", threads=1, accumulate=accumulate, precision=precision),
     )
 
@@ -84,11 +85,22 @@ def count(pipeline: Pipeline) -> dict[str, Tensor]:
     return {f"count.{part}": torch.tensor([r.correct, r.images]) for part, r in results.items()}
 
 
-def both(pipeline: Pipeline) -> dict[str, Tensor]:
-    return train(pipeline) | count(pipeline)
+def race(pipeline: Pipeline) -> dict[str, Tensor]:
+    """Return loss and counts of each of two architectures after a race, the same when asked again."""
+    assert pipeline.plan is not None
+    names = ("bin_conv_1x1", "bin_conv_3x3")
+    cells = [dict.fromkeys(pipeline.plan.becoming("cell"), (Edge(0, 2, name),)) for name in names]
+    results = pipeline.race().results(cells)
+    again = pipeline.race().results(cells)  # rank 0 has a file of them, the others have not
+    assert again == results
+    return {"race": torch.tensor([(r.loss, r.correct, r.images) for r in results], dtype=torch.float64)}
 
 
-TASKS = {"both": both, "count": count}
+def everything(pipeline: Pipeline) -> dict[str, Tensor]:
+    return train(pipeline) | count(pipeline) | race(pipeline)
+
+
+TASKS = {"everything": everything, "count": count}
 
 
 def main(task: str, folder: str) -> None:
