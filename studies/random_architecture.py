@@ -10,7 +10,6 @@ import sys
 
 import torch
 
-from nasb.cells.architecture import Architecture
 from nasb.cli.parsing import parse_run
 from nasb.training.evaluation import best_of
 from nasb.training.pipeline import Pipeline
@@ -25,14 +24,7 @@ def main() -> None:
         if config.search.race_epochs:
             drawn = [best, *(searcher.draw(generator) for _ in range(config.search.derive_candidates - 1))]
             best = drawn[best_of(pipeline.race().results(drawn))]
-        Architecture(
-            host=config.network.name,
-            options=config.network.options,
-            num_classes=pipeline.data.num_classes,
-            input_shape=pipeline.data.input_shape,
-            cell=config.cell,
-            cells=best,
-        ).save(out / "architecture.json")
+        pipeline.networks.architecture_of(best).save(out / "architecture.json")
 
 
 if __name__ == "__main__":

@@ -87,9 +87,9 @@ def count(pipeline: Pipeline) -> dict[str, Tensor]:
 
 def race(pipeline: Pipeline) -> dict[str, Tensor]:
     """Return loss and counts of each of two architectures after a race, the same when asked again."""
-    assert pipeline.plan is not None
+    assert pipeline.networks.plan is not None
     names = ("bin_conv_1x1", "bin_conv_3x3")
-    cells = [dict.fromkeys(pipeline.plan.becoming("cell"), (Edge(0, 2, name),)) for name in names]
+    cells = [dict.fromkeys(pipeline.networks.plan.becoming("cell"), (Edge(0, 2, name),)) for name in names]
     results = pipeline.race().results(cells)
     again = pipeline.race().results(cells)  # rank 0 has a file of them, the others have not
     assert again == results

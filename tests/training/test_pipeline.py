@@ -129,7 +129,7 @@ def test_init_takes_the_users_weights_over(tiny: Path, tmp_path: Path) -> None:
     )
     with Pipeline(config, tmp_path / "run") as pipeline:
         derived = pipeline._derived().state_dict()
-        teacher, x = pipeline._teacher(config.finetune), torch.randn(2, 1, 8, 8)
+        teacher, x = pipeline.networks.teacher(config.finetune), torch.randn(2, 1, 8, 8)
         assert pipeline.teachers() == {"pretrain": "init", "finetune": "init"}
     assert teacher is not None
     assert torch.equal(teacher(x), host.eval()(x))
@@ -161,7 +161,7 @@ def test_the_users_cnn_does_not_teach(tmp_path: Path, case: str) -> None:
     )
     with Pipeline(config, tmp_path / "run") as pipeline:
         assert pipeline.teachers() == {"finetune": "resnet20" if case == "named" else "none"}
-        assert (pipeline._teacher(stage) is not None) == (case == "named")
+        assert (pipeline.networks.teacher(stage) is not None) == (case == "named")
 
 
 def test_distillation_bf16_clipping_and_sgd_run(tiny: Path, tmp_path: Path) -> None:

@@ -29,9 +29,9 @@ def pipeline(tiny: Path, tmp_path: Path) -> Any:
 
 @pytest.fixture
 def candidates(pipeline: Pipeline) -> list[Cells]:
-    assert pipeline.plan is not None
+    assert pipeline.networks.plan is not None
     names = ("bin_conv_1x1", "max_pool_3x3", "bin_conv_3x3")
-    return [dict.fromkeys(pipeline.plan.becoming("cell"), (Edge(0, 2, name),)) for name in names]
+    return [dict.fromkeys(pipeline.networks.plan.becoming("cell"), (Edge(0, 2, name),)) for name in names]
 
 
 def race_of(pipeline: Pipeline, folder: Path | None = None) -> Race:

@@ -45,7 +45,7 @@ def _run(command: str, description: str, arguments: Sequence[str], stage: str | 
             teachers = ", ".join(f"{stage} {name}" for stage, name in pipeline.teachers().items())
             print(f"teachers: {teachers}", file=sys.stderr)
         pipeline.run_stages(pipeline.stages() if stage is None else [stage])
-        if stage in ("search", None) and first and pipeline.plan is not None:
+        if stage in ("search", None) and first and pipeline.networks.plan is not None:
             from nasb.cells.draw import draw_architecture
 
             draw_architecture(pipeline.architecture(), out / "architecture.svg")

@@ -15,23 +15,16 @@ from torch import nn
 
 from nasb.binary import set_phase
 from nasb.cells.architecture import Architecture, Edge
-from nasb.cells.config import CellConfig
-from nasb.cells.operations import OPERATIONS
 from nasb.cost import Count, count
-from nasb.cost.latency import LatencyTable, network_key
 from nasb.data import ImageData, open_data
 from nasb.errors import UserError
 from nasb.files import save_safetensors, write_text
 from nasb.model_file import BINARY, load_model, save_model
-from nasb.networks import create_host, is_rival, register_factory
+from nasb.networks import register_factory
 from nasb.networks.convert import convert
-from nasb.networks.plan import Plan, plan_of
 from nasb.plugin import load_plugin
-from nasb.search import STRATEGIES
-from nasb.search.cost_model import check_table
 from nasb.search.front import write_front
 from nasb.search.population import PopulationStrategy
-from nasb.search.searcher import checked_budget_ms
 from nasb.search.space import Cells
 from nasb.seeding import derive_seed
 from nasb.training.config import RunConfig, StageConfig
@@ -39,7 +32,7 @@ from nasb.training.evaluation import evaluate
 from nasb.training.fabric import create_fabric
 from nasb.training.launch import going_on
 from nasb.training.loop import run_stage
-from nasb.training.optimization import create_teacher, freeze, load_weights
+from nasb.training.networks import RunNetworks
 from nasb.training.race import Race
 from nasb.training.ranks import LostRankError, is_lost_rank
 from nasb.training.run_directory import LATENCY_TABLE, STAGES, RunDirectory
@@ -70,18 +63,13 @@ class Pipeline:
         self.fabric: Fabric = create_fabric(config.hardware)
         self.data: ImageData = open_data(config.data, seed=config.seed, alpha_share=config.search.alpha_share)
         # Every fault of what the user gave shows before anything is written.
-        self._check_rival()
-        backbone = self._backbone(config.cell)
-        self.plan: Plan | None = None if is_rival(config.network.name) else plan_of(backbone)
-        self._check_classes()
-        self.table = self._latency_table(Path(out), backbone)
-        self._check_files()
+        self.networks = RunNetworks(config, self.data, Path(out))
         self.run = RunDirectory(out, config, writes=self.fabric.is_global_zero)
         if self.run.writes:
-            if self.plan is not None:
-                write_text(self.run / "plan.txt", f"{self.plan}\n")
-            if self.table is not None:
-                write_text(self.run / LATENCY_TABLE, self.table.text)
+            if self.networks.plan is not None:
+                write_text(self.run / "plan.txt", f"{self.networks.plan}\n")
+            if self.networks.table is not None:
+                write_text(self.run / LATENCY_TABLE, self.networks.table.text)
         self.fabric.barrier()
         if not (self.run / "config.yaml").exists():
             raise UserError(
@@ -102,112 +90,9 @@ class Pipeline:
                 f"rank {self.fabric.global_rank} has lost another rank: {reason}; {going_on(self.run.path)}"
             ) from None
 
-    def _host(self) -> nn.Module:
-        """Return the host, freshly initialized from the seed, with the user's weights if there are any."""
-        return self._host_and_untrained()[0]
-
-    def _host_and_untrained(self) -> tuple[nn.Module, list[str]]:
-        """Return the host, and the names of its tensors that the user's weights do not give."""
-        torch.manual_seed(derive_seed(self.config.seed, "host"))
-        network = self.config.network
-        host = create_host(
-            network.name,
-            num_classes=self.data.num_classes,
-            in_channels=self.data.input_shape[0],
-            options=network.options,
-        )
-        if self.config.init is None:
-            return host, list(host.state_dict())
-        return host, load_weights(host, self.config.init, partial=self.config.init_partial)
-
-    def _check_rival(self) -> None:
-        """Refuse what a hand-made binary network has not: a search, a host's weights, milliseconds of operations."""
-        name = self.config.network.name
-        if not is_rival(name):
-            return
-        what = f"network.host: {name} is a hand-made binary network"
-        if self.config.architecture != "backbone":
-            raise UserError(f"{what}: there is nothing to search in it; give architecture: backbone")
-        if self.config.init is not None:
-            raise UserError(f"{what}, which starts from weights of its own; `init` is for hosts that are converted")
-        if self.config.search.latency_table is not None:
-            raise UserError(f"{what}: leave search.latency_table out, which is for networks that are searched")
-
-    def _check_classes(self) -> None:
-        """Refuse a network of the user's own that has another number of outputs than the data has classes."""
-        if self.plan is not None and self.plan.outputs != self.data.num_classes:
-            raise UserError(
-                f"{self.config.network.name}: has {self.plan.outputs} outputs, the data {self.data.num_classes} "
-                "classes; let its function take num_classes"
-            )
-
-    def _backbone(self, cell: CellConfig) -> nn.Module:
-        """Return the hand-made network: the converted host with every edge "none"; a rival is one as it is."""
-        host = self._host()
-        if is_rival(self.config.network.name):
-            return host
-        return convert(host, self.data.input_shape, cell=cell, keep_real=self.config.network.keep_real)
-
-    def _teacher(self, stage: StageConfig) -> nn.Module | None:
-        """Return the teacher of a stage: the one that it names; by default the user's CNN, if all of it is trained."""
-        if stage.teacher == "auto":
-            host, untrained = self._host_and_untrained()
-            return None if untrained else freeze(host)
-        return create_teacher(stage, self.data.num_classes, self.data.input_shape[0])
-
-    def _check_files(self) -> None:
-        """Refuse files and names that a later stage would stumble over."""
-        if self.config.architecture not in ("search", "backbone"):
-            if not Path(self.config.architecture).is_file():
-                raise UserError(
-                    f"architecture is {self.config.architecture!r}; accepted: search, backbone, or the path of an "
-                    "architecture.json"
-                )
-            given = Architecture.load(self.config.architecture)
-            self._check_given(given)
-            given.build(self._host())
-        for name in self.config.search.operations or ():
-            OPERATIONS[name]  # raises with the closest known names
-        if "search" in self.stages():
-            STRATEGIES[self.config.search.strategy].check_installed()
-        for stage in (self.config.pretrain, self.config.finetune):
-            self._teacher(stage)
-
-    def _latency_table(self, out: Path, backbone: nn.Module) -> LatencyTable | None:
-        """Return the latency table that the config names, checked; a run that goes on has a copy of its own."""
-        search = self.config.search
-        if search.latency_table is None:
-            return None
-        kept = out / LATENCY_TABLE
-        if not kept.exists():
-            table = LatencyTable.load(search.latency_table)
-        else:
-            table = LatencyTable.load(kept)
-            given = Path(search.latency_table)
-            if given.exists() and LatencyTable.load(given).text != table.text:
-                raise UserError(
-                    f"{out}: holds another run: {given} is not the latency table that it was begun with, of which "
-                    f"{kept} is a copy. Give another directory to --out"
-                )
-        network = self.config.network
-        table.check_network(
-            network_key(
-                network.name,
-                network.options,
-                self.data.num_classes,
-                self.data.input_shape,
-                self.config.cell,
-                network.keep_real,
-            )
-        )
-        check_table(table, backbone, search.operations)
-        if search.budget_ms is not None:
-            checked_budget_ms(search.budget_ms, table)
-        return table
-
     def describe_budget(self) -> list[str]:
         """Return what is to be said of a budget in milliseconds or memory; nothing of one on OPs."""
-        table, search = self.table, self.config.search
+        table, search = self.networks.table, self.config.search
         if search.budget_memory is not None:
             return [f"budget: {search.budget_memory:g} of the backbone's memory; search.budget, on OPs, is not used"]
         if table is None or search.budget_ms is None:
@@ -225,15 +110,15 @@ class Pipeline:
 
     def describe_network(self) -> str:
         """Return one line: the host, and what becomes of its convolutions."""
-        if self.plan is None:
+        if self.networks.plan is None:
             return f"{self.config.network.name}: hand-made, nothing is converted; the options of `cell` are not used"
-        cells, real = len(self.plan.becoming("cell")), self.plan.becoming("real")
+        cells, real = len(self.networks.plan.becoming("cell")), self.networks.plan.becoming("real")
         where = self.run / "plan.txt"
         return f"{self.config.network.name}: {cells} cells; real stay {', '.join(real)} and the classifier; see {where}"
 
     def teachers(self) -> dict[str, str]:
         """Return who teaches each stage: "init" (the user's CNN), "none", or the registered network that is named."""
-        own = "none" if self._host_and_untrained()[1] else "init"
+        own = "none" if self.networks.untrained() else "init"
         named = {"pretrain": self.config.pretrain.teacher, "finetune": self.config.finetune.teacher}
         return {stage: own if name == "auto" else name for stage, name in named.items() if stage in self.stages()}
 
@@ -270,8 +155,8 @@ class Pipeline:
     def search_stage(self) -> SearchStage:
         """Return the search as it stands before its first step."""
         config = self.config
-        shape, host = self.data.input_shape, self._host()
-        backbone = count(self._backbone(config.cell), shape)
+        shape, host = self.data.input_shape, self.networks.host()
+        backbone = count(self.networks.backbone(config.cell), shape)
         network = convert(
             host,
             shape,
@@ -294,7 +179,7 @@ class Pipeline:
             config.search,
             self.fabric,
             seed=config.seed,
-            table=self.table,
+            table=self.networks.table,
             accumulate=config.hardware.accumulate,
             sync_batch_norm=config.hardware.sync_batch_norm,
             backbone_bits=backbone.memory_bits,
@@ -317,13 +202,13 @@ class Pipeline:
             strategy = stage.searcher.strategy
             if isinstance(strategy, PopulationStrategy) and strategy.objectives():
                 front_of = strategy.population, strategy.objectives()
-                write_front(self.run.path, stage.searcher.space, *front_of, self._architecture_of)
+                write_front(self.run.path, stage.searcher.space, *front_of, self.networks.architecture_of)
             save_safetensors(self.run / "supernet.safetensors", stage.network.state_dict(), {})
         self.run.finish_stage("search", seconds + race.earlier + time.perf_counter() - began)
 
     def _race_stage(self, cells: Cells) -> TrainStage:
         """Return the short training of an architecture in a race."""
-        network = self._architecture_of(cells).build(self._host())
+        network = self.networks.architecture_of(cells).build(self.networks.host())
         set_phase(network, **BINARY)
         finetune, epochs = self.config.finetune, self.config.search.race_epochs
         config = replace(
@@ -332,19 +217,8 @@ class Pipeline:
         )  # fmt: skip
         return self._train_stage(Race.name, network, config, compiled=False, part=Race.part)
 
-    def _architecture_of(self, cells: Mapping[str, tuple[Edge, ...]]) -> Architecture:
-        return Architecture(
-            host=self.config.network.name,
-            options=self.config.network.options,
-            num_classes=self.data.num_classes,
-            input_shape=self.data.input_shape,
-            cell=CellConfig() if self.plan is None else self.config.cell,
-            cells=cells,
-            keep_real=self.config.network.keep_real,
-        )
-
     def _keep_architecture(self, cells: Mapping[str, tuple[Edge, ...]]) -> Architecture:
-        architecture = self._architecture_of(cells)
+        architecture = self.networks.architecture_of(cells)
         if self.run.writes:
             architecture.save(self.run / "architecture.json")
         return architecture
@@ -362,7 +236,7 @@ class Pipeline:
                     f"{kept}: is gone, though the search is finished; put it back, or begin in another directory"
                 )
             if self.config.architecture == "backbone":
-                names = [] if self.plan is None else self.plan.becoming("cell")
+                names = [] if self.networks.plan is None else self.networks.plan.becoming("cell")
                 return self._keep_architecture(dict.fromkeys(names, ()))
             given = Architecture.load(self.config.architecture)
             if self.run.writes:
@@ -370,20 +244,8 @@ class Pipeline:
             return given
         return Architecture.load(kept)
 
-    def _check_given(self, given: Architecture) -> None:
-        network = self.config.network
-        for key, theirs, ours in (
-            ("host", given.host, network.name),
-            ("options", dict(given.options), dict(network.options)),
-            ("num_classes", given.num_classes, self.data.num_classes),
-            ("input_shape", given.input_shape, self.data.input_shape),
-            ("keep_real", given.keep_real, network.keep_real),
-        ):
-            if theirs != ours:
-                raise UserError(f"{self.config.architecture}: {key} is {theirs!r}, but this run's is {ours!r}")
-
     def _derived(self) -> nn.Module:
-        return self.architecture().build(self._host())
+        return self.architecture().build(self.networks.host())
 
     def _pretrain(self) -> None:
         config = self.config.pretrain
@@ -396,7 +258,7 @@ class Pipeline:
         network = self._derived()
         if "pretrain" in self.stages():
             network.load_state_dict(
-                load_model(self.run / "pretrained.safetensors", host=self._host()).network.state_dict()
+                load_model(self.run / "pretrained.safetensors", host=self.networks.host()).network.state_dict()
             )
         set_phase(network, **BINARY)
         self._train("finetune", network, BINARY)
@@ -411,7 +273,7 @@ class Pipeline:
     ) -> TrainStage:
         hardware = self.config.hardware
         return TrainStage(
-            name, network, self.data, config, self._teacher(config), self.fabric, seed=self.config.seed,
+            name, network, self.data, config, self.networks.teacher(config), self.fabric, seed=self.config.seed,
             compiled=compiled, accumulate=hardware.accumulate, sync_batch_norm=hardware.sync_batch_norm, part=part,
         )  # fmt: skip
 
@@ -436,7 +298,7 @@ class Pipeline:
         Raises:
             UserError: the run has no finished finetune.
         """
-        model = load_model(self.run / "model.safetensors", host=self._host())
+        model = load_model(self.run / "model.safetensors", host=self.networks.host())
         architecture, shape = model.architecture, self.data.input_shape
         network = self.fabric.to_device(model.network).to(memory_format=torch.channels_last)
         asked = {"validation": True, "test": self.config.evaluate_test}
@@ -445,7 +307,7 @@ class Pipeline:
             for part, wanted in asked.items()
         }
         cost = count(network, shape)
-        backbone = count(self._backbone(architecture.cell), shape)
+        backbone = count(self.networks.backbone(architecture.cell), shape)
         seconds = {stage: entry["seconds"] for stage, entry in self.run.finished().items()}
         summary = {
             **{f"{part}_top1": None if result is None else result.top1 for part, result in results.items()},
@@ -467,13 +329,13 @@ class Pipeline:
 
     def _latency_summary(self, architecture: Architecture, network: nn.Module) -> dict[str, Any]:
         """Return the predicted milliseconds and the device that they are for; nothing without a latency table."""
-        if self.table is None:
+        if self.networks.table is None:
             return {}
         return {
-            "predicted_ms": self.table.predict_architecture(architecture, network),
-            "backbone_ms": self.table.backbone_ms,
+            "predicted_ms": self.networks.table.predict_architecture(architecture, network),
+            "backbone_ms": self.networks.table.backbone_ms,
             "budget_ms": self.config.search.budget_ms,
-            "device": dict(self.table.device),
+            "device": dict(self.networks.table.device),
         }
 
 

@@ -1,0 +1,178 @@
+"""The networks that a run is made of, and what is wrong with what the user gave for them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nasb.cells.architecture import Architecture, Edge
+from nasb.cells.config import CellConfig
+from nasb.cells.operations import OPERATIONS
+from nasb.cost.latency import LatencyTable, network_key
+from nasb.data import ImageData
+from nasb.errors import UserError
+from nasb.networks import create_host, is_rival
+from nasb.networks.convert import convert
+from nasb.networks.plan import Plan, plan_of
+from nasb.search import STRATEGIES
+from nasb.search.cost_model import check_table
+from nasb.search.searcher import checked_budget_ms
+from nasb.seeding import derive_seed
+from nasb.training.config import RunConfig, StageConfig
+from nasb.training.optimization import create_teacher, freeze, load_weights
+from nasb.training.run_directory import LATENCY_TABLE
+
+
+class RunNetworks:
+    """Makes the host, the backbone and the teachers of a run, from its seed.
+
+    Args:
+        config: the run's config.
+        data: its images.
+        out: its directory, which may hold a latency table; nothing is written.
+
+    Raises:
+        UserError: whatever the config has wrong that concerns networks, or files that it names.
+    """
+
+    def __init__(self, config: RunConfig, data: ImageData, out: Path) -> None:
+        self.config, self.data = config, data
+        self._check_rival()
+        backbone = self.backbone(config.cell)
+        self.plan: Plan | None = None if is_rival(config.network.name) else plan_of(backbone)
+        """What becomes of the host's convolutions; None of a hand-made network."""
+        self._check_classes()
+        self.table = self._latency_table(out, backbone)
+        self._check_files()
+
+    def host(self) -> nn.Module:
+        """Return the host, freshly initialized from the seed, with the user's weights if there are any."""
+        return self._host_and_untrained()[0]
+
+    def untrained(self) -> list[str]:
+        """Return the names of the host's tensors that the user's weights do not give; all of them without any."""
+        return self._host_and_untrained()[1]
+
+    def _host_and_untrained(self) -> tuple[nn.Module, list[str]]:
+        """Return the host, and the names of its tensors that the user's weights do not give."""
+        torch.manual_seed(derive_seed(self.config.seed, "host"))
+        network = self.config.network
+        host = create_host(
+            network.name,
+            num_classes=self.data.num_classes,
+            in_channels=self.data.input_shape[0],
+            options=network.options,
+        )
+        if self.config.init is None:
+            return host, list(host.state_dict())
+        return host, load_weights(host, self.config.init, partial=self.config.init_partial)
+
+    def backbone(self, cell: CellConfig) -> nn.Module:
+        """Return the hand-made network: the converted host with every edge "none"; a rival is one as it is."""
+        host = self.host()
+        if is_rival(self.config.network.name):
+            return host
+        return convert(host, self.data.input_shape, cell=cell, keep_real=self.config.network.keep_real)
+
+    def teacher(self, stage: StageConfig) -> nn.Module | None:
+        """Return the teacher of a stage: the one that it names; by default the user's CNN, if all of it is trained."""
+        if stage.teacher == "auto":
+            host, untrained = self._host_and_untrained()
+            return None if untrained else freeze(host)
+        return create_teacher(stage, self.data.num_classes, self.data.input_shape[0])
+
+    def architecture_of(self, cells: Mapping[str, tuple[Edge, ...]]) -> Architecture:
+        """Return the architecture that has these edges in its cells."""
+        return Architecture(
+            host=self.config.network.name,
+            options=self.config.network.options,
+            num_classes=self.data.num_classes,
+            input_shape=self.data.input_shape,
+            cell=CellConfig() if self.plan is None else self.config.cell,
+            cells=cells,
+            keep_real=self.config.network.keep_real,
+        )
+
+    def _check_rival(self) -> None:
+        """Refuse what a hand-made binary network has not: a search, a host's weights, milliseconds of operations."""
+        name = self.config.network.name
+        if not is_rival(name):
+            return
+        what = f"network.host: {name} is a hand-made binary network"
+        if self.config.architecture != "backbone":
+            raise UserError(f"{what}: there is nothing to search in it; give architecture: backbone")
+        if self.config.init is not None:
+            raise UserError(f"{what}, which starts from weights of its own; `init` is for hosts that are converted")
+        if self.config.search.latency_table is not None:
+            raise UserError(f"{what}: leave search.latency_table out, which is for networks that are searched")
+
+    def _check_classes(self) -> None:
+        """Refuse a network of the user's own that has another number of outputs than the data has classes."""
+        if self.plan is not None and self.plan.outputs != self.data.num_classes:
+            raise UserError(
+                f"{self.config.network.name}: has {self.plan.outputs} outputs, the data {self.data.num_classes} "
+                "classes; let its function take num_classes"
+            )
+
+    def _check_files(self) -> None:
+        """Refuse files and names that a later stage would stumble over."""
+        if self.config.architecture not in ("search", "backbone"):
+            if not Path(self.config.architecture).is_file():
+                raise UserError(
+                    f"architecture is {self.config.architecture!r}; accepted: search, backbone, or the path of an "
+                    "architecture.json"
+                )
+            given = Architecture.load(self.config.architecture)
+            self._check_given(given)
+            given.build(self.host())
+        for name in self.config.search.operations or ():
+            OPERATIONS[name]  # raises with the closest known names
+        if self.config.architecture == "search":
+            STRATEGIES[self.config.search.strategy].check_installed()
+        for stage in (self.config.pretrain, self.config.finetune):
+            self.teacher(stage)
+
+    def _check_given(self, given: Architecture) -> None:
+        network = self.config.network
+        for key, theirs, ours in (
+            ("host", given.host, network.name),
+            ("options", dict(given.options), dict(network.options)),
+            ("num_classes", given.num_classes, self.data.num_classes),
+            ("input_shape", given.input_shape, self.data.input_shape),
+            ("keep_real", given.keep_real, network.keep_real),
+        ):
+            if theirs != ours:
+                raise UserError(f"{self.config.architecture}: {key} is {theirs!r}, but this run's is {ours!r}")
+
+    def _latency_table(self, out: Path, backbone: nn.Module) -> LatencyTable | None:
+        """Return the latency table that the config names, checked; a run that goes on has a copy of its own."""
+        search = self.config.search
+        if search.latency_table is None:
+            return None
+        kept = out / LATENCY_TABLE
+        if not kept.exists():
+            table = LatencyTable.load(search.latency_table)
+        else:
+            table = LatencyTable.load(kept)
+            given = Path(search.latency_table)
+            if given.exists() and LatencyTable.load(given).text != table.text:
+                raise UserError(
+                    f"{out}: holds another run: {given} is not the latency table that it was begun with, of which "
+                    f"{kept} is a copy. Give another directory to --out"
+                )
+        network = self.config.network
+        table.check_network(
+            network_key(
+                network.name,
+                network.options,
+                self.data.num_classes,
+                self.data.input_shape,
+                self.config.cell,
+                network.keep_real,
+            )
+        )
+        check_table(table, backbone, search.operations)
+        if search.budget_ms is not None:
+            checked_budget_ms(search.budget_ms, table)
+        return table
