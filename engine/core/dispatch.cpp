@@ -86,6 +86,7 @@ Result run_check(const ConvShape& s, int pad_value, Rectify rectify, bool residu
   e.residual = residual ? added.data() : nullptr;
   e.residual_channels = s.out_channels;
   e.rectify = rectify;
+  e.low = -1.5f, e.high = 1.0f;
   e.slope = slope.data(), e.shift_in = shift.data(), e.shift_out = bias.data();
   e.output = r.values.data();
   e.output_stride = s.out_channels;
@@ -115,7 +116,7 @@ std::string check(BinaryKernel kernel, const Isa& isa) {
       {16, 16, 7, 5, 1, 2, 1, 1, 1, Rectify::kShiftedPrelu, true},
       {260, 33, 5, 1, 1, 0, 1, 1, 0, Rectify::kNone, false},
       {12, 24, 9, 3, 1, 2, 2, 2, -1, Rectify::kPrelu, true},
-      {20, 12, 7, 3, 2, 1, 1, 2, 0, Rectify::kNone, true},
+      {20, 12, 7, 3, 2, 1, 1, 2, 0, Rectify::kClip, true},
       {1, 1, 3, 7, 1, 3, 1, 1, 0, Rectify::kNone, false},
       {600, 130, 3, 3, 1, 1, 1, 1, 0, Rectify::kNone, true},
   };

@@ -92,22 +92,16 @@ class MapStep : public Step {
   static float clamp(float v, float low, float high) { return v < low ? low : v > high ? high : v; }  // NaN stays NaN
   void unary(const float* x, float* y, int row) const {
     const size_t count = static_cast<size_t>(out_.width) * out_.channels, begin = row * count;
-    for (size_t i = begin; i < begin + count; ++i) {
-      const float v = x[i];
-      switch (layer_.op) {
-        case Op::kClip:
-          y[i] = clamp(v, layer_.low, layer_.high);
-          break;
-        case Op::kSigmoid:
-          y[i] = 1.0f / (1.0f + std::exp(-v));
-          break;
-        case Op::kHardSigmoid:
-          y[i] = clamp(layer_.low * v + layer_.high, 0.0f, 1.0f);
-          break;
-        default:
-          y[i] = v * clamp(v / 6.0f + 0.5f, 0.0f, 1.0f);
-          break;  // hard swish
-      }
+    const auto each = [&](auto function) {
+      for (size_t i = begin; i < begin + count; ++i) y[i] = function(x[i]);
+    };
+    switch (layer_.op) {
+      case Op::kSigmoid:
+        return each([](float v) { return 1.0f / (1.0f + std::exp(-v)); });
+      case Op::kHardSigmoid:
+        return each([this](float v) { return clamp(layer_.low * v + layer_.high, 0.0f, 1.0f); });
+      default:  // hard swish
+        return each([](float v) { return v * clamp(v / 6.0f + 0.5f, 0.0f, 1.0f); });
     }
   }
 

@@ -302,6 +302,11 @@ class Planner {
         if (stage > kRectify || !f.shift_in.empty()) return -1;
         f.rectify = Rectify::kRelu;
         return kDone;
+      case Op::kClip:
+        if (stage > kRectify || !f.shift_in.empty()) return -1;
+        f.rectify = Rectify::kClip;
+        f.low = l.low, f.high = l.high;
+        return kDone;
       case Op::kPrelu:
         if (stage > kRectify) return -1;
         f.rectify = Rectify::kPrelu;

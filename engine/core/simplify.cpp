@@ -6,7 +6,9 @@
 namespace nasb {
 namespace {
 
-bool per_channel(Op op) { return op == Op::kScale || op == Op::kShift || op == Op::kRelu || op == Op::kPrelu; }
+bool per_channel(Op op) {
+  return op == Op::kScale || op == Op::kShift || op == Op::kRelu || op == Op::kPrelu || op == Op::kClip;
+}
 
 // The one layer that reads a tensor, or -1.
 int sole_reader(const Graph& graph, int tensor) {

@@ -125,6 +125,7 @@ Epilogue Step::parameters(const Fused& fused, int channels) {
   e.scale = data(fused.scale);
   e.bias = data(fused.bias);
   e.rectify = fused.rectify;
+  e.low = fused.low, e.high = fused.high;
   e.shift_in = data(fused.shift_in);
   e.slope = data(fused.slope);
   e.shift_out = data(fused.shift_out);
@@ -155,6 +156,7 @@ bool has_epilogue(Op op) {
     case Op::kShift:
     case Op::kRelu:
     case Op::kPrelu:
+    case Op::kClip:
     case Op::kAdd:
       return true;
     default:
@@ -181,6 +183,7 @@ std::unique_ptr<Step> make_step(const Layer& layer, const Graph& graph, BinaryKe
     case Op::kShift:
     case Op::kRelu:
     case Op::kPrelu:
+    case Op::kClip:
     case Op::kAdd:
       step = std::make_unique<EpilogueStep>(graph.tensors[layer.output], isa);
       break;

@@ -32,8 +32,9 @@ struct Fused {
   int residual = -1;
   int residual_channels = 0;  // fewer than the step's repeat
   Rectify rectify = Rectify::kNone;
-  bool store = true;      // the float output is read by somebody
-  int first_channel = 0;  // of the output tensor: others write its other channels
+  float low = 0, high = 0;  // of a clip
+  bool store = true;        // the float output is read by somebody
+  int first_channel = 0;    // of the output tensor: others write its other channels
   struct Sign {
     int tensor;
     AlignedVector<float> thresholds;

@@ -54,6 +54,21 @@ def a_residual_that_is_ready_last() -> ModelProto:
     return b.model(b.head(b.node("Concat", *(b.node("Add", residual, y) for y in sums), axis=1), 64))
 
 
+def hard_tanh(b: Builder, x: str, low: float = -1) -> str:
+    return b.node("Clip", x, b.constant(np.array(low, np.float32)), b.constant(np.array(1, np.float32)))
+
+
+def clips() -> ModelProto:
+    """As BNN and IR-Net have them: behind a sum, a residual, a pooling and a concatenation; one opens with 0."""
+    b = Builder(5)
+    x = b.node("MaxPool", hard_tanh(b, b.conv("images", 3, 40), low=0), kernel_shape=[2, 2], strides=[2, 2])
+    y = hard_tanh(b, b.binary_conv(b.binarize(x, 40), 40, 40, 1))
+    z = hard_tanh(b, b.node("Add", b.binary_conv(b.binarize(y, 40), 40, 40, 1), x))
+    parts = [b.conv(z, 40, channels, 1) for channels in (40, 24)]
+    joined = hard_tanh(b, b.node("Concat", *parts, axis=1))
+    return b.model(b.head(joined, 64))
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     "make",
@@ -63,6 +78,7 @@ def a_residual_that_is_ready_last() -> ModelProto:
         parts_written_where_they_belong,
         convolutions_side_by_side,
         a_residual_that_is_ready_last,
+        clips,
     ],
 )
 def test_fused_equals_one_layer_after_the_other(make, threads):
@@ -73,6 +89,23 @@ def test_fused_equals_one_layer_after_the_other(make, threads):
         session = Session(model.SerializeToString(), threads=threads, kernel=kernel)
         kept = session.run(images, outputs=names)
         np.testing.assert_array_equal(session.run(images), kept[names[-1]], kernel)
+
+
+def test_no_clip_is_a_step_of_its_own():
+    operations = [step.operation for step in Session(clips().SerializeToString()).profile(1)]
+    assert sum(operation.count("Clip") for operation in operations) == 5, operations  # the joined one in either part
+    assert not any(operation.startswith("Clip") for operation in operations), operations
+
+
+@pytest.mark.parametrize("kernel", [kernel.name for kernel in kernels() if kernel.verified])
+def test_a_clip_leaves_nan(kernel):
+    b = Builder(6)
+    model = b.model(hard_tanh(b, b.node("Add", "images", "images")))
+    images = np.full((1, 3, 8, 8), np.nan, np.float32)
+    images[0, 0, 0, :3] = (-7, 7, -0.25)
+    found = Session(model.SerializeToString(), kernel=kernel).run(images)
+    assert found[0, 0, 0, :3].tolist() == [-1, 1, -0.5]
+    assert np.isnan(found[0, 1]).all()
 
 
 @pytest.mark.parametrize(

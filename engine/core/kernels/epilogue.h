@@ -1,8 +1,8 @@
 // What follows a sum, for any instruction set: scale and bias, residual, activation, then the float output and the
 // packed signs of every reader, all from registers. Included by isa_*.cpp only. F is a vector of floats:
 //   kLanes, load, store, load_part(p, n), store_part(p, v, n), +, *, negative_or(x, y): y where x < 0, else x,
-//   relu(x), below(x, t): a word from 32 / kLanes vectors, bit 1 where not x >= t; dots(counts, base): base - 2 n of
-//   16-bit counts n.
+//   relu(x), clip(x, low, high): NaN stays NaN, below(x, t): a word from 32 / kLanes vectors, bit 1 where not x >= t;
+//   dots(counts, base): base - 2 n of 16-bit counts n.
 #pragma once
 
 #include "isa.h"
@@ -35,6 +35,7 @@ void epilogue_rows(const Epilogue& e, const Source source, int first_pixel, int 
                    int channel_count) {
   constexpr int kLanes = F::kLanes, kVectors = 32 / kLanes;
   constexpr bool kScales = kAffine == kScaleBias, kShifts = kRectify == static_cast<int>(Rectify::kShiftedPrelu);
+  constexpr bool kClips = kRectify == static_cast<int>(Rectify::kClip);
   constexpr bool kSlopes = kShifts || kRectify == static_cast<int>(Rectify::kPrelu);
   for (int c = 0; c < channel_count; c += 32) {
     const int rest = channel_count - c, k = channel + c;
@@ -51,6 +52,7 @@ void epilogue_rows(const Epilogue& e, const Source source, int first_pixel, int 
       threshold[g] = e.sign_outputs ? F::load(e.signs[0].threshold + lane) : F::fill(0);
     }
     // Copies, so that what is stored cannot change them.
+    const F low = F::fill(kClips ? e.low : 0), high = F::fill(kClips ? e.high : 0);
     const size_t pixel = static_cast<size_t>(first_pixel);
     const size_t residual_step = e.residual_channels, output_step = e.output_stride;
     const float* residual = kResidual ? e.residual + pixel * residual_step + first : nullptr;
@@ -69,6 +71,7 @@ void epilogue_rows(const Epilogue& e, const Source source, int first_pixel, int 
         if (kResidual) y = y + (rest >= 32 ? F::load(residual + lane) : F::load_part(residual + lane, rest - lane));
         if (kShifts) y = y + shift_in[g];
         if (kRectify == static_cast<int>(Rectify::kRelu)) y = F::relu(y);
+        if (kClips) y = F::clip(y, low, high);
         if (kSlopes) y = F::negative_or(y, y * slope[g]);
         if (kShifts) y = y + shift_out[g];
         v[g] = y;
@@ -108,6 +111,8 @@ void epilogue_rectify(const Epilogue& e, const Source& source, int first_pixel, 
       return epilogue_rows<F, kAffine, kResidual, 2>(e, source, first_pixel, pixel_count, channel, count);
     case Rectify::kShiftedPrelu:
       return epilogue_rows<F, kAffine, kResidual, 3>(e, source, first_pixel, pixel_count, channel, count);
+    case Rectify::kClip:
+      return epilogue_rows<F, kAffine, kResidual, 4>(e, source, first_pixel, pixel_count, channel, count);
   }
 }
 

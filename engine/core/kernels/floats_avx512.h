@@ -24,6 +24,7 @@ struct Floats {
     return {_mm512_mask_max_ps(y.v, _mm512_cmp_ps_mask(y.v, y.v, _CMP_ORD_Q), y.v, x.v)};
   }
   static Floats relu(Floats x) { return {_mm512_max_ps(_mm512_setzero_ps(), x.v)}; }
+  static Floats clip(Floats x, Floats low, Floats high) { return {_mm512_min_ps(high.v, _mm512_max_ps(low.v, x.v))}; }
   static Floats negative_or(Floats x, Floats y) {
     return {_mm512_mask_mov_ps(x.v, _mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_LT_OQ), y.v)};
   }

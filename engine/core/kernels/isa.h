@@ -21,8 +21,8 @@ constexpr int kTilePixels = 56;
 // What happens to a channel's value after the sum, in this order; every rounding is one of plain fp32 (no fused
 // multiply-add), so that a fused step equals its parts run one by one:
 //   y = acc * scale + bias;  y += residual;  y = rectify(y + shift_in) + shift_out
-// where rectify is ReLU, or PReLU with a slope for each channel; only the shifted PReLU has shifts.
-enum class Rectify : int { kNone = 0, kRelu = 1, kPrelu = 2, kShiftedPrelu = 3 };
+// where rectify is ReLU, PReLU with a slope for each channel, or a clip; only the shifted PReLU has shifts.
+enum class Rectify : int { kNone = 0, kRelu = 1, kPrelu = 2, kShiftedPrelu = 3, kClip = 4 };
 
 // Signs are packed 32 channels a word, lowest bit first; bit 1 means -1, padding bits are 0.
 struct SignOutput {
@@ -42,6 +42,7 @@ struct Epilogue {
   const float* shift_in = nullptr;
   const float* slope = nullptr;
   const float* shift_out = nullptr;
+  float low = 0, high = 0;  // of a clip
   float* output = nullptr;  // [pixels][output_stride], or null where only signs are read
   int acc_stride = kBlock;  // from a pixel's accumulators to the next one's
   int output_stride = 0;    // more than `channels` where the output is a slice of a concatenation

@@ -26,6 +26,7 @@ struct Floats {
     return {_mm256_blendv_ps(greater, y.v, _mm256_cmp_ps(y.v, y.v, _CMP_UNORD_Q))};
   }
   static Floats relu(Floats x) { return {_mm256_max_ps(_mm256_setzero_ps(), x.v)}; }
+  static Floats clip(Floats x, Floats low, Floats high) { return {_mm256_min_ps(high.v, _mm256_max_ps(low.v, x.v))}; }
   static Floats negative_or(Floats x, Floats y) {
     return {_mm256_blendv_ps(x.v, y.v, _mm256_cmp_ps(x.v, _mm256_setzero_ps(), _CMP_LT_OQ))};
   }

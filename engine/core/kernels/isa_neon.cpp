@@ -28,6 +28,10 @@ struct Floats {
   static Floats multiply_add(Floats a, Floats b, Floats c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
   static Floats max(Floats y, Floats x) { return {vmaxq_f32(y.v, x.v)}; }  // NaN in either gives NaN
   static Floats relu(Floats x) { return {vbslq_f32(vcltq_f32(x.v, vdupq_n_f32(0)), vdupq_n_f32(0), x.v)}; }
+  static Floats clip(Floats x, Floats low, Floats high) {
+    const float32x4_t y = vbslq_f32(vcltq_f32(x.v, low.v), low.v, x.v);
+    return {vbslq_f32(vcgtq_f32(y, high.v), high.v, y)};
+  }
   static Floats negative_or(Floats x, Floats y) { return {vbslq_f32(vcltq_f32(x.v, vdupq_n_f32(0)), y.v, x.v)}; }
   static Floats dots(const uint16_t* counts, float base) {
     return {vfmsq_f32(vdupq_n_f32(base), vdupq_n_f32(2), vcvtq_f32_u32(vmovl_u16(vld1_u16(counts))))};

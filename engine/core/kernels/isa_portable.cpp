@@ -40,6 +40,13 @@ struct Floats {
     for (int i = 0; i < 8; ++i) x.v[i] = x.v[i] < 0 ? 0 : x.v[i];
     return x;
   }
+  static Floats clip(Floats x, Floats low, Floats high) {
+    for (int i = 0; i < 8; ++i) {
+      const float y = x.v[i] < low.v[i] ? low.v[i] : x.v[i];
+      x.v[i] = y > high.v[i] ? high.v[i] : y;
+    }
+    return x;
+  }
   static Floats negative_or(Floats x, Floats y) {
     for (int i = 0; i < 8; ++i) y.v[i] = x.v[i] < 0 ? y.v[i] : x.v[i];
     return y;
