@@ -55,7 +55,7 @@ class Measured:
         """Its name; if it is not binary, with the precision, and with the engine where that is ours."""
         if self.binary:
             return self.network
-        return f"{self.network} {self.precision}{', ' + self.runtime if self.runtime != 'ONNX Runtime' else ''}"
+        return f"{self.network} {self.precision}{'' if self.runtime == 'ONNX Runtime' else f' ({self.runtime})'}"
 
     @property
     def top1(self) -> float:
@@ -215,6 +215,15 @@ def advice(found: Sequence[Measured]) -> list[str]:
     small = [one for one in binary if not by_bytes[one]]
     if small:
         lines.append(f"No real network here beats these in both bytes and published Top-1: {_listed(small)}.")
+    alike = [one for one in binary if one.network.endswith("_resnet18")]
+    host = next((one for one in real if one.label == "resnet18 int8"), None)
+    if alike and host:
+        same = max(alike, key=lambda one: one.top1)
+        lines.append(
+            f"**What it buys in a shape that is given.** {same.label} takes {same.ratio / host.ratio:.2f} of the time "
+            f"of {host.label} and {same.file_bytes / host.file_bytes:.2f} of its bytes, and was published with "
+            f"{host.top1 - same.top1:.1f} points less."
+        )
     slow = [one for one in found if one.binary and one.ratio > 1]
     if slow:
         lines.append(f"**With many bases.** Slower than ResNet-18 itself, fp32 in ONNX Runtime: {_listed(slow)}.")

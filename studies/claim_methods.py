@@ -15,7 +15,8 @@ times:
    0.55): a search ends with a race, short trainings of the six architectures that it derives, on its own part of the
    training images. What led to it: four random architectures' validation losses after two epochs (1.395, 1.405, 1.366,
    1.316 for seeds 1 to 4) had the order of the last ones (0.855, 0.870, 0.851, 0.821); but of the same runs, so that a
-   run's luck is in both. A random architecture is one draw without a race: what the race alone gives is not measured.
+   run's luck is in both. A random architecture is one draw without a race; what the race alone gives is measured by a
+   control that came later, random-race-1.37.
    The rows of the search without a race stand in results/ablation.csv.
 
 What is left in our favour is that all this was chosen on CIFAR-10's validation images. Fashion-MNIST's choose each

@@ -11,13 +11,13 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#767676", "#e69f00")
 """Okabe and Ito's, safe for the colour-blind."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
-LINE = 0.032
-"""Height of a label, as a share of the picture's."""
+LINE, LETTER, MARK = 0.028, 0.0088, 0.008
+"""Height of a label, width of one of its letters, half the size of a point: shares of the axes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,9 @@ def draw_points(
                           elinewidth=0.8, capsize=2, **style)  # fmt: skip
         if log:
             axes.set_xscale("log")
-            for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-                axis(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.12, y=0.08)
         if front:
             best = pareto(points)
@@ -84,24 +85,50 @@ def pareto(points: Sequence[Point]) -> list[Point]:
 
 
 def _write_labels(axes: Axes, points: Sequence[Point]) -> None:
-    """Write each label beside its point, moved up where it would cover one that stands there."""
+    """Write each label at the nearest free place beside its point, with a line to it where that is not at its side."""
     axes.autoscale_view()
-    low, high = axes.get_ylim()
-    step = LINE * (high - low)
-    taken: list[tuple[float, float]] = []  # x as a share of the axis, and y
-    for point in sorted(points, key=lambda p: p.y):
-        across = axes.transLimits.transform(axes.transScale.transform((point.x, point.y)))[0]
-        y = point.y
-        while any(abs(across - other) < 0.25 and abs(y - there) < step for other, there in taken):
-            y += step / 4
-        taken.append((across, y))
-        left = across > 0.5  # inside the picture
-        axes.annotate(
-            point.label,
-            (point.x, y),
-            xytext=(-5 if left else 5, 0),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            va="center",
+    to_axes = axes.transScale + axes.transLimits
+    at = {point: tuple(to_axes.transform((point.x, point.y))) for point in points}
+    marks = [_Box(x - MARK, x + MARK, y - MARK, y + MARK) for x, y in at.values()]
+    taken: list[_Box] = []
+    for point in sorted(points, key=lambda p: (-p.y, p.x)):
+        x, y = at[point]
+        box, side = _free(x, y, LETTER * len(point.label), [*marks, *taken])
+        taken.append(box)
+        left, middle = side < 0, (box.bottom + box.top) / 2
+        end = box.right if left else box.left
+        if abs(end - x) + abs(middle - y) > 3 * MARK:
+            axes.plot([x, end], [y, middle], color="#b8b8b8", linewidth=0.5, zorder=0, transform=axes.transAxes)
+        axes.text(
+            end, middle, point.label, transform=axes.transAxes, ha="right" if left else "left", va="center",
             fontsize=6.5,
-        ).set_in_layout(False)
+        ).set_in_layout(False)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Box:
+    """A rectangle, in shares of the axes."""
+
+    left: float
+    right: float
+    bottom: float
+    top: float
+
+    def meets(self, other: "_Box") -> bool:
+        return (
+            self.left < other.right and other.left < self.right and self.bottom < other.top and other.bottom < self.top
+        )
+
+
+def _free(x: float, y: float, width: float, taken: Sequence[_Box]) -> tuple[_Box, int]:
+    """Return the place of a label of a point at (x, y), and on which side of it: the first one that meets nothing."""
+    places = []
+    for ring in range(14):
+        for rise in dict.fromkeys((0, ring, -ring)):
+            for side in (1, -1):
+                near = x + side * MARK * (1.4 if ring < 2 else 1.4 + ring / 2)
+                begin, end = sorted((near, near + side * width))
+                middle = y + rise * LINE
+                places.append((_Box(begin, end, middle - LINE / 2, middle + LINE / 2), side))
+    inside = [place for place in places if place[0].left > 0 and place[0].right < 1 and 0 < place[0].bottom < 1 - LINE]
+    return next((place for place in inside if not any(place[0].meets(other) for other in taken)), places[0])

@@ -52,8 +52,8 @@ LIMITS = """\
   and random architectures) on its validation images; the rivals had their trials alone, one of them with a smaller
   start of their branches. Differences to them are in our favour by an unknown amount. Fashion-MNIST chooses trials
   only.
-- **Search, or a choice among six?** A searched network is the best of six in a race, a random one a single draw: the
-  rows show both together. Six random architectures with the same race are not measured.
+- **Search, or a choice among six?** A searched network is the best of six in a race. What the race alone gives is in
+  the rows of random architectures: single draws, and the best of six in the same race.
 - **Validation images chose.** Trials, defaults and ablations were decided on validation Top-1, whose best is therefore
   a little too good; only the test column is free of it.
 """

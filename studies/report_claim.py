@@ -153,6 +153,8 @@ GOALS = (
     Goal(text="NASB 1.37 over its own backbone", ours="nasb-1.37", theirs=("backbone",), by=0.0),
     Goal(text="NASB 1.37 over random architectures, by their spread", ours="nasb-1.37", theirs=("random-1.37",),
          by=None),
+    Goal(text="NASB 1.37 over the best of six random ones in its race, by their spread", ours="nasb-1.37",
+         theirs=("random-race-1.37",), by=None),
     Goal(text="NASB 1.10 over random architectures, by their spread", ours="nasb-1.10", theirs=("random-1.10",),
          by=None),
     Goal(text="NASB 1.37 over the widened Bi-Real Net", ours="nasb-1.37", theirs=("bireal-wide-1.37",), by=0.0),

@@ -70,7 +70,7 @@ def test_advice_is_what_the_numbers_say(measured: Path) -> None:
 def test_a_host_in_our_engine_is_told_from_the_peer(tmp_path: Path) -> None:
     study.write(tmp_path / "pays.csv", [*rows(), rows()[0] | {"runtime": "nasb-engine", "ratio": "1.200"}], "")
     page = pays.page(tmp_path / "pays.csv")
-    assert "| resnet18 fp32, nasb-engine | nasb-engine |" in page
+    assert "| resnet18 fp32 (nasb-engine) | nasb-engine |" in page
     assert "| resnet18 fp32 | ONNX Runtime |" in page
 
 
