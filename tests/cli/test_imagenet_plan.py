@@ -1,6 +1,7 @@
 """docs/imagenet.md is arithmetic on the recipes: every row of its tables is computed here."""
 
 import csv
+import math
 from functools import cache
 from pathlib import Path
 
@@ -32,8 +33,8 @@ def steps_row(recipe: str) -> str:
     run = config(recipe)
     batch = run.data.batch_size
     train = TRAIN - round(TRAIN * run.data.validation_fraction)
-    half = (train + 1) // 2
-    search = half // batch * (2 * run.search.epochs - run.search.warmup_epochs)
+    weights = math.ceil(train * (1 - run.search.alpha_share))
+    search = weights // batch * (2 * run.search.epochs - run.search.warmup_epochs)
     steps = train // batch * (run.pretrain.epochs + run.finetune.epochs)
     return f"| {recipe} | {batch} | {search:,} | {steps:,} | {(search + steps) * batch / 1e6:.1f} M |"
 

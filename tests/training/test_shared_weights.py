@@ -68,6 +68,23 @@ def test_recalibrated_statistics_are_the_means_over_the_batches_and_go_back() ->
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
+def test_judging_waits_for_no_other_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rank judges other architectures: a SyncBatchNorm that asked the others would wait for ever."""
+    stage = stage_of()
+    choices = some_choices(stage, 3)
+    losses, ranking = stage.shared.losses(choices), stage.shared.ranking(choices)
+    stage.shared.network = nn.SyncBatchNorm.convert_sync_batchnorm(stage.network)
+
+    def ask(*_: Any) -> None:
+        raise AssertionError("other ranks are asked")
+
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", ask)
+    assert stage.shared.losses(choices) == losses
+    assert stage.shared.ranking(choices) == ranking
+    with pytest.raises(AssertionError, match="other ranks are asked"):
+        stage.network(torch.randn(4, 1, 8, 8))
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_judging_leaves_the_network_as_it_is(stage: SearchStage, training: bool) -> None:
     stage.network.train(training)

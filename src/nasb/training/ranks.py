@@ -7,6 +7,8 @@ same everywhere, the checkpoint of rank 0 is that of the run, and any number of 
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -84,6 +86,19 @@ def begin_equal(network: nn.Module, fabric: "Fabric") -> None:
 def share_statistics(network: nn.Module) -> None:
     """Let the batch norms of a network take their statistics over the images of all ranks, by torch's SyncBatchNorm."""
     nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def own_statistics(network: nn.Module) -> Iterator[None]:
+    """Let each SyncBatchNorm see its own rank's images alone: where ranks compute different things, none may wait."""
+    shared = [module for module in network.modules() if isinstance(module, nn.SyncBatchNorm)]
+    for module in shared:
+        module.forward = partial(_BatchNorm.forward, module)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for module in shared:
+            del module.forward  # type: ignore[method-assign]
 
 
 def any_rank(fabric: "Fabric", *flags: bool) -> tuple[bool, ...]:

@@ -29,6 +29,7 @@ from nasb.search.space import Cells, Choice, Space
 from nasb.seeding import derive_seed
 from nasb.training.evaluation import Result, Score
 from nasb.training.progress import StageProgress
+from nasb.training.ranks import own_statistics
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -100,7 +101,8 @@ class SharedWeights:
         """Return what `judge` says of each architecture; each is judged by one rank."""
         rank, ranks = self.fabric.global_rank, self.fabric.world_size
         own = choices[rank::ranks]
-        mine = judge(own) if own else []
+        with own_statistics(self.network):
+            mine = judge(own) if own else []
         if ranks == 1:
             return mine
         table = torch.zeros(len(choices), len(fields(Result)), dtype=torch.float64)
