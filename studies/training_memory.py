@@ -63,6 +63,8 @@ def searchable_parameters(hand_made: nn.Module, config: RunConfig) -> int:
             if isinstance(module, Cell):
                 edges = searchable_edges(module.shape, config.cell, config.search.operations)
                 found += sum(map(parameters_of, edges.values()))
+                if config.cell.learned_threshold or config.cell.bases > 1:  # one threshold a channel, at inside nodes
+                    found += len({key[0] for key in edges if key[2] and key[0]}) * module.shape.out_channels
     return found
 
 

@@ -39,6 +39,12 @@ def test_plan_of_a_factory(command: Command, own: Path) -> None:
     assert [row[0] for row in rows] == ["layer", "0", "2", "4"]
     assert rows[2] == ["2", "3x3", "4-4", "real", "asked:", "keep_real"]
     assert rows[3] == ["4", "3x3", "4-4", "cell", "shortcut:", "adapt"]
+    as_a_list = ("--keep-real", '["2"]', "--option", "width=4")
+    assert command("plan", f"{own}:small", "--input-size", "3x16x16", *as_a_list).out == result.out
+    for wrong in ('["2"', "[2]"):
+        refused = command("plan", f"{own}:small", "--input-size", "3x16x16", "--keep-real", wrong)
+        assert refused.code == 2
+        assert refused.err.startswith(f"nasb: --keep-real is {wrong}; give a name, a wildcard"), refused.err
 
 
 def test_a_run_of_a_factory_and_what_reads_it_later(command: Command, refused: Refused, own: Path, tiny: Path) -> None:

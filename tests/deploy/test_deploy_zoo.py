@@ -64,13 +64,14 @@ def search(host, backbone_ops):
     """Two steps of search, weights and alpha in turn; the architecture that it derives."""
     network = convert(host, SHAPE, search=True, operations=OPERATIONS)
     searcher = Searcher(network, backbone_ops, SearchConfig(budget=1.3, operations=OPERATIONS))
-    generator = torch.Generator().manual_seed(0)
+    generator, before = torch.Generator().manual_seed(0), [alpha.detach().clone() for alpha in searcher.alphas()]
     for step in range(2):
         images, labels = batch(step)
         searcher.select_for_weights(generator, warmup=False)
         train(network, searcher.weights(), 1)
         loss = lambda x=images, y=labels: F.cross_entropy(network(x), y)  # noqa: E731
         searcher.alpha_step(loss, generator, progress=0.5 * step, epoch=0)
+    assert any(not torch.equal(alpha, old) for alpha, old in zip(searcher.alphas(), before, strict=True))
     return searcher.derive()
 
 

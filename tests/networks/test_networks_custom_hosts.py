@@ -1,6 +1,7 @@
 """Hosts of a user's own: forms of activation and addition, biases, groups, and what is refused by name."""
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -354,6 +355,18 @@ REFUSED = {
     ),
     "a function": (Host(lambda s, x: torch.sin(s.conv1(x)), conv1=conv()), r"operation sin \(node sin"),
     "a method": (Host(lambda s, x: s.conv1(x).abs(), conv1=conv()), "operation abs"),
+    "several functions": (
+        Host(lambda s, x: torch.sin(torch.cos(s.conv1(x))), conv1=conv()),
+        r'operation cos .*; to leave it and 1 more as they are: keep_real: \["cos", "sin"\]',
+    ),
+    "many layers": (
+        Host(
+            lambda s, x: s.norms(s.conv1(x)),
+            conv1=conv(),
+            norms=nn.Sequential(*(nn.Sequential(OrderedDict(norm=nn.GroupNorm(2, 8))) for _ in range(5))),
+        ),
+        r'to leave it and 4 more as they are: keep_real: \["\*norm"\]',
+    ),
     "control flow": (Branching(), "Branching can be traced neither by torch.fx .* nor by torch.export"),
     "a tensor": (OwnTensor(), "reads the tensor shift"),
     "a layer that is called twice at two sizes": (

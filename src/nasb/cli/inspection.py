@@ -36,6 +36,27 @@ def parse_size(text: str) -> tuple[int, int, int]:
     return int(parts[0]), int(parts[1]), int(parts[2])
 
 
+def parse_keep_real(texts: Sequence[str]) -> tuple[str, ...]:
+    """Read names and wildcards; each text may be a JSON list of them, as a refusal writes it.
+
+    Raises:
+        UserError: a text begins as a list and is none of strings.
+    """
+    found: list[str] = []
+    for text in texts:
+        if not text.startswith("["):
+            found.append(text)
+            continue
+        try:
+            given = json.loads(text)
+        except ValueError:
+            given = None
+        if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+            raise UserError(f'--keep-real is {text}; give a name, a wildcard, or a list such as ["layer4.*", "fc"]')
+        found += given
+    return tuple(found)
+
+
 def parse_option(text: str) -> tuple[str, Any]:
     """Read ``key=value`` with a value in JSON, or a plain word.
 
@@ -174,7 +195,7 @@ def plan_command(arguments: Sequence[str]) -> None:
     host_defaults(values.host)  # raises for an unknown name
     if is_rival(values.host):
         raise UserError(f"{values.host}: is a hand-made binary network; nothing of it is converted")
-    keep = tuple(values.keep_real)
+    keep = parse_keep_real(values.keep_real)
     network, _ = build_target(f"bireal_{host_of(values.host)}", values.input_size, values.option, None, keep)
     plan = plan_of(network)
     print(json.dumps([vars(row) for row in plan.rows], indent=1) if values.json else str(plan))

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasb.cli.inspection import parse_option, parse_size
+from nasb.cli.inspection import parse_keep_real, parse_option, parse_size
 from nasb.cli.parsing import PLUGIN_HELP, parser
 from nasb.engine import engine_errors, engine_module
 from nasb.errors import UserError, unknown_name
@@ -107,7 +107,7 @@ def _shapes(values: Any) -> dict[str, Any]:
     if values.operations is not None:
         operations = [name.strip() for name in values.operations.split(",") if name.strip()]
     host = create_host(values.network, num_classes=classes, in_channels=shape[0], options=options)
-    keep = tuple(values.keep_real)
+    keep = parse_keep_real(values.keep_real)
     found = shapes_of(convert(host, shape, cell=cell, keep_real=keep), operations)
     if not found.entries:
         raise UserError("--operations: no candidate fits this network")

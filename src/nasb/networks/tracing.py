@@ -10,6 +10,7 @@ torch.export can, since it runs the forward (nasb.networks.exported). Then
 - chunks and splits of channels become slices.
 """
 
+import json
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -240,17 +241,22 @@ def unknown_nodes(traced: torch.fx.GraphModule) -> dict[torch.fx.Node, str]:
     return found
 
 
+def _patterns(names: list[str]) -> list[str]:
+    """Return the names, or, of more than four, wildcards of their last parts."""
+    return names if len(names) <= 4 else list(dict.fromkeys(f"*{name.rpartition('.')[2]}" for name in names))
+
+
 def _refuse_unknown(traced: torch.fx.GraphModule, keep_real: tuple[str, ...]) -> None:
     """Refuse, by name, every layer and operation that convert() does not know and is not asked to keep.
 
     Raises:
-        UserError: names the layer or operation.
+        UserError: names the first one, and what would keep all of them.
     """
-    for node, kind in unknown_nodes(traced).items():
-        name = place_of(node)
-        if matches(name, keep_real):
-            continue
-        keep = f'; to leave it as it is: keep_real: ["{name}"]'
+    left = {node: kind for node, kind in unknown_nodes(traced).items() if not matches(place_of(node), keep_real)}
+    for node, kind in left.items():
+        name, others = place_of(node), len(left) - 1
+        what = f"it and {others} more as they are" if others else "it as it is"
+        keep = f"; to leave {what}: keep_real: {json.dumps(_patterns([place_of(node) for node in left]))}"
         if node.op == "call_module":
             names = ", ".join(sorted(module.__name__ for module in known.MODULES))
             raise UserError(f"convert: layer {name} is a {kind}, which is not known; known: {names}{keep}")

@@ -98,7 +98,7 @@ def own_statistics(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module in shared:
-            del module.forward  # type: ignore[method-assign]
+            del module.forward
 
 
 def any_rank(fabric: "Fabric", *flags: bool) -> tuple[bool, ...]:
