@@ -1,6 +1,7 @@
 """What the stages promise besides resuming: order, modes, outputs, distillation, the user's weights, devices."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -222,3 +223,39 @@ def test_predict_names_classes_and_counts_unreadable_images(
     assert str(image) in captured.out
     assert "broken.png" in captured.err
     assert "1 of 2 images could not be read" in captured.err
+
+
+SMALL = """
+from torch import nn
+
+def small(num_classes=10, in_channels=1):
+    layers = [nn.Conv2d(in_channels, 4, 3, 1, 1), nn.BatchNorm2d(4), nn.ReLU()]
+    layers += [nn.Conv2d(4, 4, 3, 1, 1), nn.BatchNorm2d(4), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler; there is no g++")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_compiled_training_is_the_same_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """The last bits differ, so that the losses of a few steps do a little."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network, made=torch.compile: compiled.append(1) or made(network))
+    (tmp_path / "small.py").write_text(SMALL)
+    losses = {}
+    for compiles in ("false", "true"):
+        out = tmp_path / compiles
+        flags = {
+            "network.factory": f"{tmp_path / 'small.py'}:small", "data.name": "digits", "data.batch_size": 32,
+            "data.train_limit": 192, "architecture": "backbone", "pretrain.epochs": 0, "finetune.epochs": 1,
+            "hardware.compile": compiles, "hardware.precision": precision, "hardware.accelerator": "cpu",
+            "hardware.threads": 1, "evaluate_test": "false",
+        }  # fmt: skip
+        assert run("run", *(f"--{key}={value}" for key, value in flags.items()), "--out", out) == 0
+        assert bool(compiled) == (compiles == "true")
+        losses[compiles] = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["train_loss"]
+    assert losses["true"] == pytest.approx(losses["false"], rel=0.02)
