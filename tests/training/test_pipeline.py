@@ -12,6 +12,7 @@ from nasb.binary import Binarize, BinaryConv2d
 from nasb.cli import main
 from nasb.files import save_safetensors
 from nasb.networks import create_host
+from nasb.networks.registry import HOSTS
 from nasb.training.config import DataConfig, FinetuneConfig, NetworkConfig, PretrainConfig, RunConfig
 from nasb.training.pipeline import Pipeline
 from nasb.training.search_stage import SearchStage
@@ -242,6 +243,8 @@ def test_a_compiled_training_is_the_same_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     """The last bits differ, so that the losses of a few steps do a little."""
+    create_host("resnet20", options={"width": 1})  # registers nasb's own
+    monkeypatch.setattr(HOSTS, "_entries", dict(HOSTS._entries))  # the factory does not stay
     made = tmp_path / "compiled"
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(made))
     (tmp_path / "small.py").write_text(SMALL)
