@@ -164,7 +164,8 @@ class Runner:
             flags["architecture"] = str(file)
         nasb("run", flags, out)
         job.model().parent.mkdir(parents=True, exist_ok=True)
-        _call(out, [Path(sys.executable).parent / "nasb", "export", out, "--output", job.model()])
+        plugin = [f"--plugin={flags['plugin']}"] if "plugin" in flags else []
+        _call(out, [Path(sys.executable).parent / "nasb", "export", out, "--output", job.model(), *plugin])
         return _row(job, method, out, search_seconds)
 
     def _architecture(self, job: Job, method: Method) -> tuple[Path, float]:
