@@ -56,12 +56,14 @@ def scores(folder: Path, architectures: list[Cells]) -> tuple[list[float], list[
 
 
 def main() -> None:
-    """Search with every strategy that has no row yet, and write its row."""
+    """Search with each strategy that has no row yet, and write its row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", default="cifar10", help="(default: %(default)s)")
     parser.add_argument("--root", required=True, help="the data set's folder")
     parser.add_argument("--runs", type=Path, default=Path("runs/claim"), help="the searches' run directories")
     parser.add_argument("--budget", default="1.37", help="(default: %(default)s)")
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES), metavar="NAME",
+                        help="these, in this order (default: all)")  # fmt: skip
     given = parser.parse_args()
     found = trained(given.set, given.budget)
     if len(found) < 8:
@@ -69,7 +71,7 @@ def main() -> None:
     accuracy = [top1 for _, top1 in found]
     method = METHODS[f"nasb-{given.budget}"]
     there = {row["strategy"] for row in rows(RESULT) if (row["set"], row["budget"]) == (given.set, given.budget)}
-    for strategy in (name for name in STRATEGIES if name not in there):
+    for strategy in (name for name in given.strategies if name not in there):
         folder = given.runs / given.set / "search-score" / strategy
         flags = run_flags(given.set, given.root, method, 0)
         nasb(
