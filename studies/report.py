@@ -63,7 +63,9 @@ CHOICE = (
     "mean over seeds where two were trained with all."
 )
 TAU = (
-    "Kendall's tau between scores of random architectures and their accuracy after training (studies/search_score.py)."
+    "Kendall's tau (n; p value) between what a search says of architectures and their validation Top-1 after training: "
+    "over the random ones of its budget, and over all, searched ones of two budgets among them, which differ more. One "
+    "search for each strategy (studies/search_score.py)."
 )
 
 
@@ -122,7 +124,7 @@ def sections(results: Path) -> Iterator[Section]:
         yield Section(f"Trials: {title}", f"{CHOICE}\n\n{trial_table(claim, data)}")
     scores = rows(results / "search-score.csv")
     if scores:
-        yield Section("Does a search know what is good?", f"{TAU}\n\n{tau_table(scores)}")
+        yield Section("Does a search know what is good?", f"{TAU}\n\n{tau_table(claim, scores)}")
 
 
 def _found(data: str, name: str, architectures: Sequence[tuple[int, Architecture]]) -> str:

@@ -7,9 +7,13 @@ from pathlib import Path
 from claim_methods import METHODS
 from markdown_table import table
 from report_claim import Claim, Row, Sample, difference
+from scipy.stats import kendalltau
 
 from nasb.cells.architecture import Architecture
 from nasb.search.config import SearchConfig
+
+LEAST = 8
+"""Architectures below which there is no tau."""
 
 
 def load_architectures(folder: Path, data: str) -> dict[str, list[tuple[int, Architecture]]]:
@@ -53,26 +57,42 @@ def _of(counts: Counter[tuple[str, str]], operation: str) -> list[int]:
     return [count for (name, _), count in counts.items() if name == operation]
 
 
-def tau_table(rows: Sequence[Row]) -> str:
-    """Return Kendall's tau of each strategy's scores with trained accuracy, and what it says of the default."""
-    header = ("strategy", "data", "budget", "architectures", "tau, own score", "p", "tau, shared weights' loss", "p",
-              "search, s")  # fmt: skip
-    keys = (
-        "strategy",
-        "set",
-        "budget",
-        "architectures",
-        "tau_own",
-        "p_own",
-        "tau_shared_loss",
-        "p_shared_loss",
-        "seconds",
-    )
-    lines = [[row[key] for key in keys] for row in rows]
-    best = max(rows, key=lambda row: float(row["tau_own"]))["strategy"]
-    default = SearchConfig().strategy
+def tau_table(claim: Claim, rows: Sequence[Row]) -> str:
+    """Return Kendall's tau of each strategy's scores with trained accuracy, and what it says of the default.
+
+    Strategies are compared by their own score over all architectures.
+    """
+    taus: dict[str, float] = {}
+    lines = []
+    searches = dict.fromkeys((row["set"], row["strategy"], row["budget"]) for row in rows)
+    for data, strategy, budget in searches:
+        of_search = [row for row in rows if (row["set"], row["strategy"], row["budget"]) == (data, strategy, budget)]
+        scored = {(row["method"], row["seed"]): (float(row["score"]), -float(row["shared_loss"])) for row in of_search}
+        accuracy = {
+            (method, row["seed"]): float(row["validation_top1"])
+            for method in dict.fromkeys(name for name, _ in scored)
+            for row in claim.chosen(data, method)
+        }
+        line = [strategy, data, budget]
+        for keys in ([key for key in accuracy if key[0] == f"random-{budget}"], list(accuracy)):
+            known = [key for key in keys if key in scored]
+            for which in (0, 1):
+                if len(known) < LEAST:
+                    line.append("")
+                    continue
+                found = kendalltau([scored[key][which] for key in known], [accuracy[key] for key in known])
+                line.append(f"{found.statistic:+.2f} ({len(known)}; p {found.pvalue:.2f})")
+                if which == 0:
+                    taus[strategy] = found.statistic
+        lines.append([*line, of_search[0]["search_seconds"]])
+    header = ("strategy", "data", "budget", "random ones: own score", "shared weights' loss", "all: own score",
+              "shared weights' loss", "search, s")  # fmt: skip
+    text = table(header, lines, left=2)
+    if not taus:
+        return text
+    best, default = max(taus, key=lambda name: taus[name]), SearchConfig().strategy
     verdict = "which is the default" if best == default else f"**but the default is `{default}`**"
-    return f"{table(header, lines, left=2)}\n\nThe best one is `{best}`, {verdict}."
+    return f"{text}\n\nThe best one by its own score is `{best}`, {verdict}."
 
 
 def ablation_table(claim: Claim, rows: Sequence[Row]) -> str:

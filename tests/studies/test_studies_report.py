@@ -171,25 +171,25 @@ def test_ablations_are_beside_their_method_at_equal_seeds(results: Path) -> None
 
 
 @pytest.mark.parametrize("best", ["gates", SearchConfig().strategy])
-def test_the_default_strategy_is_said_not_to_be_the_best(best: str) -> None:
-    keys = (
-        "set",
-        "strategy",
-        "budget",
-        "architectures",
-        "tau_own",
-        "p_own",
-        "tau_shared_loss",
-        "p_shared_loss",
-        "seconds",
-    )
-    rows = [
-        dict(zip(keys, ("cifar10", name, "1.37", "8", tau, "0.1", "0.2", "0.3", "99"), strict=True))
-        for name, tau in (("darts", "-0.100"), (best, "0.500"))
-    ]
-    text = tau_table(rows)
-    assert f"| {best} | cifar10 | 1.37 | 8 | 0.500 | 0.1 | 0.2 | 0.3 | 99 |" in text
+def test_the_best_strategy_is_named_and_compared_with_the_default(best: str) -> None:
+    accuracy = [70.0, 71.0, 69.0, 68.0, 72.0, 73.0, 67.0, 66.0]
+    trained = [row("backbone", trial, 0, 63.0 + (trial == BEST)) for trial in TRIALS]
+    trained += [row("random-1.37", BEST, seed, top1) for seed, top1 in enumerate(accuracy)]
+    runs = [{key: str(value) for key, value in line.items()} for line in trained]
+    scores = [
+        {
+            "set": "cifar10", "strategy": name, "budget": "1.37", "method": "random-1.37", "seed": str(seed),
+            "score": str(sign * top1), "shared_loss": str(top1), "search_seconds": "99",
+        }
+        for name, sign in (("darts", -1), (best, 1))
+        for seed, top1 in enumerate(accuracy)
+    ]  # fmt: skip
+    text = tau_table(Claim(runs, []), scores)
+    assert cells(text, best)[3:] == ["+1.00 (8; p 0.00)", "-1.00 (8; p 0.00)"] * 2 + ["99"]
+    assert cells(text, "darts")[3] == "-1.00 (8; p 0.00)"
+    assert f"is `{best}`, " in text
     assert ("which is the default" in text) == (best == SearchConfig().strategy)
+    assert "The best one" not in tau_table(Claim(runs[:-1], []), scores)  # of seven nothing is said
 
 
 def test_differences_have_a_standard_error_where_there_is_a_spread() -> None:
