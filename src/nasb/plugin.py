@@ -5,9 +5,11 @@ from pathlib import Path
 
 from nasb.errors import UserError
 
+_LOADED: set[Path] = set()
+
 
 def load_plugin(path: str) -> None:
-    """Execute a file, or import a factory, ``package.module:function`` or ``file.py:function``.
+    """Execute a file, once in a process, or import a factory, ``package.module:function`` or ``file.py:function``.
 
     Raises:
         UserError: there is no such file or function, or it fails.
@@ -19,7 +21,11 @@ def load_plugin(path: str) -> None:
         return
     if not Path(path).is_file():
         raise UserError(f"plugin: {path}: there is no such file")
+    file = Path(path).resolve()
+    if file in _LOADED:
+        return
     try:
         runpy.run_path(path)
     except (Exception, SystemExit) as error:
         raise UserError(f"plugin: {path} failed: {type(error).__name__}: {error}") from None
+    _LOADED.add(file)

@@ -44,7 +44,7 @@ def cut(path: Path, share: float = 0.5) -> Path:
     [
         ("serch: {epochs: 1}", "serch"),
         ("search: {epoch: 1}", 'unknown key "search.epoch"'),
-        ("search: {epochs: many}", "search.epochs"),
+        ("search: {epochs: many}", 'config.yaml: Parser key "search.epochs"'),
         ("seed: 1\nsearch: {budget: 1.2}\nseed: 2", "the key seed stands there twice"),
         ("search: {budget: 1.2, epochs: 1, budget: 1.3}", "the key search.budget stands there twice"),
         ("search: {epochs: 1.5}", "search.epochs"),
@@ -112,6 +112,15 @@ def test_no_run_directory(refused: Refused, tiny: Path) -> None:
     refused("run", "--config", tiny, "--out", says=("--out",))
 
 
+@pytest.mark.parametrize("architecture", ["backbone", "search"])
+def test_a_batch_norm_that_sees_one_value_a_channel(
+    refused: Refused, tiny: Path, tmp_path: Path, architecture: str
+) -> None:
+    flags = ("--data.batch_size", 1, "--network.options", "{width: 4, stem_stride: 2}", "--architecture", architecture)
+    says = ("one value per channel", "data.batch_size")
+    refused("run", "--config", tiny, "--out", tmp_path / "run", *flags, says=says, begun=True)
+
+
 # Unknown names
 
 
@@ -142,6 +151,12 @@ def test_an_unknown_name_lists_the_closest(
     line = refused(*arguments, says=("unknown", "known: ", "(closest: "))
     assert closest in line.split("(closest: ")[1].split(")")[0].split(", ")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["networks", "operations", "strategies", "datasets", "recipes"])
+def test_a_list_of_nothing(refused: Refused, command: Command, kind: str) -> None:
+    refused("list", kind, "torchvision*", says=(f'no {kind} match "torchvision*"',))
+    assert json.loads(command("list", kind, "torchvision*", "--json").out) == {}
 
 
 # Data
@@ -454,9 +469,17 @@ def test_drawings(refused: Refused, tmp_path: Path) -> None:
         ("import sys; sys.exit(3)\n", "failed: SystemExit"),
     ],
 )
-def test_plugins(refused: Refused, tmp_path: Path, text: str | None, says: str) -> None:
+def test_plugins_that_fail(refused: Refused, tmp_path: Path, text: str | None, says: str) -> None:
     plugin = tmp_path / "plugin.py"
     if text is not None:
         plugin.write_text(text)
     refused("plan", "resnet20", "--plugin", plugin, says=("plugin.py", says))
     refused("run", "--out", tmp_path / "run", "--plugin", plugin, says=("plugin.py", says))
+
+
+def test_a_plugin_is_run_once_a_process(command: Command, tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(f"with open({str(tmp_path / 'told')!r}, 'a') as file:\n    file.write('x')\n")
+    for _ in range(2):
+        assert command("plan", "resnet20", "--plugin", plugin).code == 0
+    assert (tmp_path / "told").read_text() == "x"

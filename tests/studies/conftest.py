@@ -15,7 +15,9 @@ if str(STUDIES) not in sys.path:
 @pytest.fixture(autouse=True)
 def _no_networks_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """The study's plugin registers networks, once a process: each test has its own registry."""
+    from nasb import plugin
     from nasb.networks.registry import RIVALS, list_networks
 
     list_networks()  # so that nasb's own are there
     monkeypatch.setattr(RIVALS, "_entries", dict(RIVALS._entries))
+    monkeypatch.setattr(plugin, "_LOADED", set())

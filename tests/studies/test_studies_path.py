@@ -38,8 +38,6 @@ def run(command: list[Any], **options: Any) -> "subprocess.CompletedProcess[str]
     """What the study runs as processes, in this one: starting them would take most of the time."""
     words = [str(word) for word in command]
     if Path(words[0]).name == "nasb":
-        if words[1] == "export":  # the training has registered the plugin's networks in this process
-            words = [word for word in words if not word.startswith("--plugin=")]
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
             assert nasb(words[1:]) == 0, words

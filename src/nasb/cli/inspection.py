@@ -249,7 +249,10 @@ def list_command(arguments: Sequence[str]) -> None:
     if values.json:
         print(json.dumps(entries, indent=1))
         return
-    width = max(map(len, entries), default=0)
+    if not entries:
+        hint = "; others by torchvision/* and timm/*" if values.kind == "networks" else ""
+        raise UserError(f'no {values.kind} match "{values.pattern}": nasb list {values.kind} shows all{hint}')
+    width = max(map(len, entries))
     for name, text in entries.items():
         print(f"{name.ljust(width)}  {text}".rstrip())
 

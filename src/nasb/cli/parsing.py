@@ -63,6 +63,10 @@ def parse_run(command: str, description: str, arguments: Sequence[str]) -> "tupl
         arguments = ["--config", str(Path(out) / "config.yaml"), *arguments]
     for config in _values(arguments, "--config"):
         check_yaml(Path(config))
+        try:
+            p.parse_args(["--config", config])
+        except UserError as error:
+            raise UserError(f"{config}: {error}") from None
     values = p.parse_args(arguments)
     if values.out is None:
         raise UserError(f"nasb {command}: --out is missing: give the run directory")

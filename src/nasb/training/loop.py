@@ -138,6 +138,18 @@ def run_stage(stage: Stage, run: RunDirectory, fabric: "Fabric", *, seed: int) -
     return time.perf_counter() - begun
 
 
+def _step(stage: Stage, epoch: int, step: int, batch: Any) -> None:
+    try:
+        stage.step(epoch, step, batch)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"stage {stage.name}: a batch norm sees one value per channel, a batch of 1 with maps of 1x1; raise "
+            "data.batch_size, or data.image_size"
+        ) from None
+
+
 def _run_epoch(
     stage: Stage,
     run: RunDirectory,
@@ -157,7 +169,7 @@ def _run_epoch(
     stage.begin_epoch(epoch)
     for step, batch in enumerate(stage.batches(epoch, start), start):
         torch.manual_seed(derive_seed(seed, stage.name, epoch, step, *rank))
-        stage.step(epoch, step, batch)
+        _step(stage, epoch, step, batch)
         progress.advance()
         now = time.perf_counter()
         if step + 1 == stage.steps:
