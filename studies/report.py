@@ -64,8 +64,8 @@ CHOICE = (
 )
 TAU = (
     "Kendall's tau (n; p value) between what a search says of architectures and their validation Top-1 after training: "
-    "over the random ones of its budget, and over all, searched ones of two budgets among them, which differ more. One "
-    "search for each strategy (studies/search_score.py)."
+    "over the random ones of its budget, and with the searched ones, which `regression` has found. One search for each "
+    "strategy (studies/search_score.py)."
 )
 
 

@@ -187,7 +187,7 @@ def test_the_best_strategy_is_named_and_compared_with_the_default(best: str) -> 
     text = tau_table(Claim(runs, []), scores)
     assert cells(text, best)[3:] == ["+1.00 (8; p 0.00)", "-1.00 (8; p 0.00)"] * 2 + ["99"]
     assert cells(text, "darts")[3] == "-1.00 (8; p 0.00)"
-    assert f"is `{best}`, " in text
+    assert f"of random ones is `{best}`, " in text
     assert ("which is the default" in text) == (best == SearchConfig().strategy)
     assert "The best one" not in tau_table(Claim(runs[:-1], []), scores)  # of seven nothing is said
 
