@@ -1,4 +1,4 @@
-"""Fusing changes no value: graphs that were wrong once, fused and with all inner tensors kept; refusals of the plan."""
+"""Fusing changes no value: graphs that were wrong once, fused and with all inner tensors kept; pooling; refusals."""
 
 import os
 
@@ -7,6 +7,7 @@ import pytest
 from onnx import ModelProto
 
 from nasb_engine import EngineError, Session, kernels
+from random_graphs import pooled
 from tiny_models import Builder
 
 
@@ -129,6 +130,34 @@ def test_an_image_too_large_is_refused():
     model = b.model(b.head(b.node("Relu", "images"), 3), (3, 20000, 20000))
     with pytest.raises(EngineError, match=r'input "images": .* 20000'):
         Session(model.SerializeToString())
+
+
+@pytest.mark.parametrize("channels", [1, 16, 45, 700])  # rows of a few values, and rows that are made in parts
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "pads"),
+    [
+        ([3, 3], [1, 1], [1, 1], [1, 1, 1, 1]),
+        ([3, 3], [2, 2], [1, 1], [1, 1, 1, 1]),
+        ([3, 3], [1, 2], [1, 2], [1, 2, 1, 0]),
+        ([5, 2], [1, 1], [2, 3], [3, 1, 4, 2]),
+        ([1, 4], [3, 1], [1, 1], [0, 3, 0, 3]),
+        ([2, 2], [2, 2], [1, 1], [0, 0, 0, 0]),
+    ],
+)
+def test_max_pooling_takes_the_largest_bit_for_bit(
+    channels: int, kernel: list[int], stride: list[int], dilation: list[int], pads: list[int]
+) -> None:
+    b = Builder()
+    attributes = {"kernel_shape": kernel, "strides": stride, "dilations": dilation, "pads": pads}
+    pooled_name = b.node("MaxPool", "images", **attributes)
+    model = b.model(b.head(pooled_name, channels), (channels, 11, 13)).SerializeToString()
+    images = np.random.default_rng(0).standard_normal((2, channels, 11, 13)).astype(np.float32)
+    images[0, 0, 5, 5:8] = (np.inf, np.nan, -np.inf)
+    expected = pooled(images, attributes, largest=True).astype(np.float32)
+    for one in kernels():
+        if one.compiled and one.supported:
+            found = Session(model, kernel=one.name).run(images, outputs=[pooled_name])[pooled_name]
+            np.testing.assert_array_equal(found, expected, err_msg=one.name)
 
 
 def test_a_pooling_window_without_a_pixel_is_refused():
