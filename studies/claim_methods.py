@@ -174,6 +174,11 @@ METHODS: dict[str, Method] = {
     "xnornet": Method(label="XNOR-Net", tier="B", flags=_network("study_xnor_resnet20")),
     "irnet": Method(label="IR-Net", tier="B", flags=_network("study_irnet_resnet20")),
     "real": Method(label="real ResNet-20", tier="B", flags=_network("real_resnet20")),
+    # As fast or as small as NASB at 1.37, by studies/thin_real.py measure on a Sapphire Rapids.
+    "real-4": Method(label="real ResNet-20, width 4", tier="B", flags=_network("real_resnet20", width=4)),
+    "real-5": Method(label="real ResNet-20, width 5", tier="B", flags=_network("real_resnet20", width=5)),
+    "real-6": Method(label="real ResNet-20, width 6", tier="B", flags=_network("real_resnet20", width=6)),
+    "real-8": Method(label="real ResNet-20, width 8", tier="B", flags=_network("real_resnet20", width=8)),
     "nasb-1.05": Method(label="NASB, budget 1.05", tier="B", budget=1.05, as_in="backbone", flags=NASB),
     "nasb-1.20": Method(label="NASB, budget 1.20", tier="B", budget=1.20, as_in="backbone", flags=NASB),
     "groupnet": Method(label="Group-Net, K = 3", tier="B", flags=_network("study_groupnet_resnet20", bases=3)),
