@@ -59,7 +59,7 @@ def test_help_of_a_run_has_defaults_and_the_sentences_under_the_fields(command: 
         "--search.budget BUDGET Largest OPs of the derived network, relative to its backbone alone",
         "(type: float, default: 1.1)",
         "--search.strategy STRATEGY How paths are sampled and alpha is updated: `nasb list strategies`.",
-        "(type: str, default: gumbel)",
+        "(type: str, default: regression)",
         "--data.root ROOT Folder that holds the data; digits needs none.",
         "--cell.bases BASES Binary bases K of the backbone",
         "--finetune.learning_rate LEARNING_RATE Learning rate after warm-up. (type: float, default: 0.003)",

@@ -10,11 +10,12 @@ import torch
 import nasb
 from nasb.binary import Binarize, BinaryConv2d
 from nasb.cli import main
+from nasb.cost import count
 from nasb.files import save_safetensors
-from nasb.networks import create_host
+from nasb.networks import create_host, create_network
 from nasb.networks.registry import HOSTS
 from nasb.training.config import DataConfig, FinetuneConfig, NetworkConfig, PretrainConfig, RunConfig
-from nasb.training.pipeline import Pipeline
+from nasb.training.pipeline import Pipeline, cost_summary
 from nasb.training.search_stage import SearchStage
 from nasb.training.train_stage import TrainStage
 
@@ -261,3 +262,11 @@ def test_a_compiled_training_is_the_same_training(
         assert any(made.rglob("*.cpp")) == (compiles == "true")
         losses[compiles] = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["train_loss"]
     assert losses["true"] == pytest.approx(losses["false"], rel=0.02)
+
+
+def test_a_network_without_a_binary_layer_has_costs() -> None:
+    cost = count(create_network("resnet20", width=4), (3, 32, 32))
+    assert cost_summary(cost, cost) == {
+        "ops": cost.flops, "bops": 0, "flops": cost.flops, "memory_bits": cost.memory_bits, "ops_ratio": 1.0,
+        "memory_ratio": 1.0, "added_binary_macs": 0.0,
+    }  # fmt: skip

@@ -12,7 +12,7 @@ COSTS = ("ops", "memory", "ms")
 class SearchConfig:
     """Options of the architecture search."""
 
-    strategy: str = "gumbel"
+    strategy: str = "regression"
     """How paths are sampled and alpha is updated: `nasb list strategies`."""
     budget: float = 1.10
     """Largest OPs of the derived network, relative to its backbone alone (every edge "none"). Not used where there is a

@@ -351,5 +351,5 @@ def cost_summary(cost: Count, backbone: Count) -> dict[str, float]:
         "memory_bits": cost.memory_bits,
         "ops_ratio": cost.ops / backbone.ops,
         "memory_ratio": cost.memory_bits / backbone.memory_bits,
-        "added_binary_macs": cost.bops / backbone.bops - 1,
+        "added_binary_macs": cost.bops / backbone.bops - 1 if backbone.bops else 0.0,
     }
