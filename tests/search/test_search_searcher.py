@@ -14,7 +14,7 @@ from nasb.search.searcher import Searcher
 
 def searcher_of(*widths, nodes=1, operations=None, **options):
     network, backbone, _, _ = searchable(*(widths or (4, 6, 6)), nodes=nodes, operations=operations)
-    return Searcher(network, backbone, SearchConfig(**options))
+    return Searcher(network, backbone, SearchConfig(**({"strategy": "gumbel"} | options)))
 
 
 @pytest.mark.parametrize("nodes", [0, 1, 2])
