@@ -121,8 +121,9 @@ SMALL = """
 ## In small, with accuracies of our own
 
 CIFAR-10 (JPEG copy), the study of [results.md](results.md): what the search found beside thin real ResNet-20s, the
-widest of each precision that take no longer, or whose file is no larger (studies/thin_real.py: the commands). Top-1 is
-ours here: mean ± standard deviation (n) on {part} images; int8 is quantized after training. {conditions}
+widest of each precision that take no longer, or whose file is no larger (studies/thin_real.py: the commands), and the
+whole ResNet-20, `real-16`. Top-1 is ours here: mean ± standard deviation (n) on {part} images; int8 is quantized after
+training. {conditions}
 
 {table}
 """

@@ -164,7 +164,7 @@ def _group(name: str) -> str:
         return "searched"
     if name.startswith("random"):
         return "random architectures"
-    return "real" if name == "real" else "hand-made"
+    return "real" if name.startswith("real-") else "hand-made"
 
 
 if __name__ == "__main__":
