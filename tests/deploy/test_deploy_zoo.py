@@ -63,7 +63,7 @@ def train(network, weights, steps=2):
 def search(host, backbone_ops):
     """Two steps of search, weights and alpha in turn; the architecture that it derives."""
     network = convert(host, SHAPE, search=True, operations=OPERATIONS)
-    searcher = Searcher(network, backbone_ops, SearchConfig(budget=1.3, operations=OPERATIONS))
+    searcher = Searcher(network, backbone_ops, SearchConfig(strategy="gumbel", budget=1.3, operations=OPERATIONS))
     generator, before = torch.Generator().manual_seed(0), [alpha.detach().clone() for alpha in searcher.alphas()]
     for step in range(2):
         images, labels = batch(step)
