@@ -166,7 +166,7 @@ class Runner:
         job.model().parent.mkdir(parents=True, exist_ok=True)
         plugin = [f"--plugin={flags['plugin']}"] if "plugin" in flags else []
         _call(out, [Path(sys.executable).parent / "nasb", "export", out, "--output", job.model(), *plugin])
-        return _row(job, method, out, search_seconds)
+        return result_row(job, method, out, search_seconds)
 
     def _architecture(self, job: Job, method: Method) -> tuple[Path, float]:
         """Return the architecture of a job's seed and the seconds of its search: searched, or drawn at random.
@@ -231,16 +231,18 @@ def _call(out: Path, command: list[str | Path]) -> None:
         subprocess.run(command, stdout=log, stderr=log, env=os.environ | ENVIRONMENT, check=True)
 
 
-def _row(job: Job, method: Method, out: Path, search_seconds: float) -> dict[str, Any]:
+def result_row(job: Job, method: Method, out: Path, search_seconds: float) -> dict[str, Any]:
+    """Return the row of a finished run."""
     summary = json.loads((out / "summary.json").read_text())
     environment = json.loads((out / "environment.json").read_text())
+    seconds = sum(summary["seconds"].get(stage, 0.0) for stage in ("pretrain", "finetune"))
     return {
         **dataclasses.asdict(job), "learning_rate": f"{job.learning_rate:g}", "branch_gain": f"{job.branch_gain:.4f}",
         "validation_top1": f"{summary['validation_top1']:.2f}",
         **{name: summary[name] for name in ("ops", "bops", "flops", "memory_bits", "parameters")},
         "ops_ratio": f"{summary['ops_ratio']:.4f}", "added_binary_macs": f"{summary['added_binary_macs']:.4f}",
         "epochs": (BASE | dict(method.flags))["finetune.epochs"], "search_epochs": method.search_epochs(),
-        "search_seconds": f"{search_seconds:.1f}", "train_seconds": f"{summary['seconds']['finetune']:.1f}",
+        "search_seconds": f"{search_seconds:.1f}", "train_seconds": f"{seconds:.1f}",
         "architecture_hash": _hash(out / "architecture.json"), "config_hash": _hash(out / "config.yaml"),
         "commit": commit(), "torch": environment["versions"]["torch"], "cpu": environment["cpu"], "threads": 1,
     }  # fmt: skip
