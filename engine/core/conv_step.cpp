@@ -177,15 +177,19 @@ class ConvStep : public Step {
           const int channels = std::min(kBlock, s_.out_channels - c);
           for (int begin = 0; begin < p.out_width; begin += kPoolTile) {
             const int count = std::min(kPoolTile, p.out_width - begin);
-            for (int i = 0; i < count; ++i) {
+            for (int i = 0, columns; i < count; i += columns) {
               const int x0 = (begin + i) * p.stride_width - p.pad_left;
               const int left = std::max(0, x0), right = std::min(s_.out_width, x0 + p.kernel_width);
+              // Outputs whose taps lie inside of a row are made together.
+              columns = right - left < p.kernel_width ? 1 : (s_.out_width - right) / p.stride_width + 1;
+              columns = std::min(columns, count - i);
               int n = 0;
               for (int y = top; y < end; ++y)
                 for (int column = left; column < right; ++column)
                   taps[n++] =
                       ring + y % p.kernel_height * row_floats + static_cast<size_t>(column) * s_.out_channels + c;
-              isa_.pool(taps, n, channels, true, 1.0f, acc + i * kBlock);
+              const size_t step = static_cast<size_t>(p.stride_width) * s_.out_channels;
+              isa_.pool({taps, n, columns, static_cast<size_t>(channels), step, kBlock, true, 1.0f}, acc + i * kBlock);
             }
             isa_.epilogue(e, acc, oy * p.out_width + begin, count, c, channels);
           }

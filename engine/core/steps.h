@@ -72,6 +72,7 @@ std::unique_ptr<Step> make_step(const Layer& layer, const Graph& graph, BinaryKe
                                 bool from_image);
 
 std::unique_ptr<Step> make_conv_step(const Layer& layer, const Isa& isa, bool from_image);  // conv_step.cpp
+std::unique_ptr<Step> make_pool_step(const Layer& layer, const Isa& isa);                   // pool_step.cpp
 std::unique_ptr<Step> make_map_step(const Layer& layer, const Graph& graph);                // map_step.cpp
 
 // `values` padded with zeros so that a kernel may read a whole block from any channel.

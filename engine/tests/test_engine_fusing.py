@@ -144,20 +144,33 @@ def test_an_image_too_large_is_refused():
         ([2, 2], [2, 2], [1, 1], [0, 0, 0, 0]),
     ],
 )
-def test_max_pooling_takes_the_largest_bit_for_bit(
+def test_pooling_by_itself_and_with_what_follows(
     channels: int, kernel: list[int], stride: list[int], dilation: list[int], pads: list[int]
 ) -> None:
-    b = Builder()
-    attributes = {"kernel_shape": kernel, "strides": stride, "dilations": dilation, "pads": pads}
-    pooled_name = b.node("MaxPool", "images", **attributes)
-    model = b.model(b.head(pooled_name, channels), (channels, 11, 13)).SerializeToString()
     images = np.random.default_rng(0).standard_normal((2, channels, 11, 13)).astype(np.float32)
     images[0, 0, 5, 5:8] = (np.inf, np.nan, -np.inf)
-    expected = pooled(images, attributes, largest=True).astype(np.float32)
-    for one in kernels():
-        if one.compiled and one.supported:
-            found = Session(model, kernel=one.name).run(images, outputs=[pooled_name])[pooled_name]
-            np.testing.assert_array_equal(found, expected, err_msg=one.name)
+    window = {"kernel_shape": kernel, "strides": stride}
+    inside = [min(pad, size - 1) for pad, size in zip(pads, kernel * 2, strict=True)]  # without dilation
+    for operator, given in (
+        ("MaxPool", window | {"pads": pads, "dilations": dilation}),
+        ("AveragePool", window | {"pads": inside}),
+        ("AveragePool", window | {"pads": inside, "count_include_pad": 1}),
+    ):
+        b = Builder()
+        by_itself = b.node(operator, "images", **given)
+        follows = b.node("Relu", by_itself)
+        model = b.model(b.head(follows, channels), (channels, 11, 13)).SerializeToString()
+        largest = operator == "MaxPool"
+        expected = pooled(images, given, largest=largest).astype(np.float32)
+        for one in kernels():
+            if one.compiled and one.supported:
+                session = Session(model, kernel=one.name)
+                for name, values in ((by_itself, expected), (follows, np.maximum(expected, 0))):
+                    found = session.run(images, outputs=[name])[name]
+                    if largest:
+                        np.testing.assert_array_equal(found, values, err_msg=f"{one.name} {operator} {name}")
+                    else:
+                        np.testing.assert_allclose(found, values, 1e-6, 1e-6, err_msg=f"{one.name} {operator} {name}")
 
 
 def test_a_pooling_window_without_a_pixel_is_refused():

@@ -148,6 +148,7 @@ def test_a_missing_optuna_is_one_line_before_anything_is_written(strategy, tmp_p
         ({"strategy": "nsga2", "objectives": ("ms",)}, "ms needs search.latency_table"),
         ({"trials": 0}, "search.trials is 0; it must be at least 1"),
         ({"population": 1}, "search.population is 1; it must be at least 2"),
+        ({"race_epochs": 2}, "search.race_epochs is 2, but search.derive_candidates is 1; a race needs two or more"),
         ({"derive_candidates": 0}, "search.derive_candidates is 0; it must be at least 1"),
     ],
 )

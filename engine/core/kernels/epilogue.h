@@ -30,72 +30,86 @@ struct Counts {
   }
 };
 
-template <class F, int kAffine, bool kResidual, int kRectify, class Source>
-void epilogue_rows(const Epilogue& e, const Source source, int first_pixel, int pixel_count, int channel,
-                   int channel_count) {
+// Up to 32 channels, of which the first kUsed vectors hold all that there are.
+template <class F, int kAffine, bool kResidual, int kRectify, int kUsed, class Source>
+void epilogue_channels(const Epilogue& e, const Source& source, int first_pixel, int pixel_count, int k, int c,
+                       int rest) {
   constexpr int kLanes = F::kLanes, kVectors = 32 / kLanes;
   constexpr bool kScales = kAffine == kScaleBias, kShifts = kRectify == static_cast<int>(Rectify::kShiftedPrelu);
   constexpr bool kClips = kRectify == static_cast<int>(Rectify::kClip);
   constexpr bool kSlopes = kShifts || kRectify == static_cast<int>(Rectify::kPrelu);
+  const bool full = rest >= kUsed * kLanes;
+  const int first = kResidual ? k % e.residual_channels : 0;
+  // Parameters stay in registers, where there are enough of them, while the pixels pass.
+  F scale[kUsed], bias[kUsed], shift_in[kUsed], slope[kUsed], shift_out[kUsed], threshold[kVectors], v[kVectors];
+  NASB_UNROLL for (int g = 0; g < kUsed; ++g) {
+    const int lane = k + g * kLanes;
+    if (kScales) scale[g] = F::load(e.scale + lane);
+    if (kAffine != kNoScale) bias[g] = F::load(e.bias + lane);
+    if (kShifts) shift_in[g] = F::load(e.shift_in + lane);
+    if (kSlopes) slope[g] = F::load(e.slope + lane);
+    if (kShifts) shift_out[g] = F::load(e.shift_out + lane);
+  }
+  NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
+    threshold[g] = g < kUsed && e.sign_outputs ? F::load(e.signs[0].threshold + k + g * kLanes) : F::fill(0);
+    v[g] = F::fill(0);
+  }
+  // Copies, so that what is stored cannot change them.
+  const F low = F::fill(kClips ? e.low : 0), high = F::fill(kClips ? e.high : 0);
+  const size_t pixel = static_cast<size_t>(first_pixel);
+  const size_t residual_step = e.residual_channels, output_step = e.output_stride;
+  const float* residual = kResidual ? e.residual + pixel * residual_step + first : nullptr;
+  float* output = e.output ? e.output + pixel * output_step + k : nullptr;
+  const int sign_outputs = e.sign_outputs;
+  const size_t word_step = sign_outputs > 0 ? e.signs[0].stride : 0;
+  uint32_t* word = sign_outputs > 0 ? e.signs[0].words + pixel * word_step + k / 32 : nullptr;
+  const uint32_t used = rest < 32 ? (1u << rest) - 1 : ~0u;
+  for (int p = 0; p < pixel_count; ++p) {
+    NASB_UNROLL for (int g = 0; g < kUsed; ++g) {
+      const int lane = g * kLanes;
+      F y = source.at(p, c + lane);
+      if (kScales) y = y * scale[g];
+      if (kAffine != kNoScale) y = y + bias[g];
+      if (kResidual) y = y + (full ? F::load(residual + lane) : F::load_part(residual + lane, rest - lane));
+      if (kShifts) y = y + shift_in[g];
+      if (kRectify == static_cast<int>(Rectify::kRelu)) y = F::relu(y);
+      if (kClips) y = F::clip(y, low, high);
+      if (kSlopes) y = F::negative_or(y, y * slope[g]);
+      if (kShifts) y = y + shift_out[g];
+      v[g] = y;
+    }
+    if (kResidual) residual += residual_step;
+    if (output) {
+      NASB_UNROLL for (int g = 0; g < kUsed; ++g) {
+        if (full)
+          v[g].store(output + g * kLanes);
+        else
+          v[g].store_part(output + g * kLanes, rest - g * kLanes);
+      }
+      output += output_step;
+    }
+    if (!word) continue;
+    *word = F::below(v, threshold) & used;
+    word += word_step;
+    for (int s = 1; s < sign_outputs; ++s) {
+      const SignOutput& sign = e.signs[s];
+      F other[kVectors];
+      NASB_UNROLL for (int g = 0; g < kVectors; ++g) other[g] = F::load(sign.threshold + k + g * kLanes);
+      sign.words[(pixel + p) * sign.stride + k / 32] = F::below(v, other) & used;
+    }
+  }
+}
+
+template <class F, int kAffine, bool kResidual, int kRectify, class Source>
+void epilogue_rows(const Epilogue& e, const Source source, int first_pixel, int pixel_count, int channel,
+                   int channel_count) {
+  constexpr int kAll = 32 / F::kLanes, kHalf = 16 / F::kLanes;
   for (int c = 0; c < channel_count; c += 32) {
     const int rest = channel_count - c, k = channel + c;
-    const int first = kResidual ? k % e.residual_channels : 0;
-    // Parameters stay in registers, where there are enough of them, while the pixels pass.
-    F scale[kVectors], bias[kVectors], shift_in[kVectors], slope[kVectors], shift_out[kVectors], threshold[kVectors];
-    NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
-      const int lane = k + g * kLanes;
-      if (kScales) scale[g] = F::load(e.scale + lane);
-      if (kAffine != kNoScale) bias[g] = F::load(e.bias + lane);
-      if (kShifts) shift_in[g] = F::load(e.shift_in + lane);
-      if (kSlopes) slope[g] = F::load(e.slope + lane);
-      if (kShifts) shift_out[g] = F::load(e.shift_out + lane);
-      threshold[g] = e.sign_outputs ? F::load(e.signs[0].threshold + lane) : F::fill(0);
-    }
-    // Copies, so that what is stored cannot change them.
-    const F low = F::fill(kClips ? e.low : 0), high = F::fill(kClips ? e.high : 0);
-    const size_t pixel = static_cast<size_t>(first_pixel);
-    const size_t residual_step = e.residual_channels, output_step = e.output_stride;
-    const float* residual = kResidual ? e.residual + pixel * residual_step + first : nullptr;
-    float* output = e.output ? e.output + pixel * output_step + k : nullptr;
-    const int sign_outputs = e.sign_outputs;
-    const size_t word_step = sign_outputs > 0 ? e.signs[0].stride : 0;
-    uint32_t* word = sign_outputs > 0 ? e.signs[0].words + pixel * word_step + k / 32 : nullptr;
-    const uint32_t used = rest < 32 ? (1u << rest) - 1 : ~0u;
-    for (int p = 0; p < pixel_count; ++p) {
-      F v[kVectors];
-      NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
-        const int lane = g * kLanes;
-        F y = source.at(p, c + lane);
-        if (kScales) y = y * scale[g];
-        if (kAffine != kNoScale) y = y + bias[g];
-        if (kResidual) y = y + (rest >= 32 ? F::load(residual + lane) : F::load_part(residual + lane, rest - lane));
-        if (kShifts) y = y + shift_in[g];
-        if (kRectify == static_cast<int>(Rectify::kRelu)) y = F::relu(y);
-        if (kClips) y = F::clip(y, low, high);
-        if (kSlopes) y = F::negative_or(y, y * slope[g]);
-        if (kShifts) y = y + shift_out[g];
-        v[g] = y;
-      }
-      if (kResidual) residual += residual_step;
-      if (output) {
-        NASB_UNROLL for (int g = 0; g < kVectors; ++g) {
-          if (rest >= 32)
-            v[g].store(output + g * kLanes);
-          else
-            v[g].store_part(output + g * kLanes, rest - g * kLanes);
-        }
-        output += output_step;
-      }
-      if (!word) continue;
-      *word = F::below(v, threshold) & used;
-      word += word_step;
-      for (int s = 1; s < sign_outputs; ++s) {
-        const SignOutput& sign = e.signs[s];
-        F other[kVectors];
-        NASB_UNROLL for (int g = 0; g < kVectors; ++g) other[g] = F::load(sign.threshold + k + g * kLanes);
-        sign.words[(pixel + p) * sign.stride + k / 32] = F::below(v, other) & used;
-      }
-    }
+    if (rest > 16)
+      epilogue_channels<F, kAffine, kResidual, kRectify, kAll>(e, source, first_pixel, pixel_count, k, c, rest);
+    else
+      epilogue_channels<F, kAffine, kResidual, kRectify, kHalf>(e, source, first_pixel, pixel_count, k, c, rest);
   }
 }
 

@@ -82,18 +82,6 @@ void gemm_tile(const GemmLayer& layer, const float* const* inputs, int first_pix
 }
 
 template <class F>
-void pool(const float* const* taps, int tap_count, int count, bool largest, float factor, float* acc) {
-  for (int c = 0; c < count; c += F::kLanes) {
-    const int n = count - c;
-    const auto read = [&](int t) { return n >= F::kLanes ? F::load(taps[t] + c) : F::load_part(taps[t] + c, n); };
-    F y = read(0);
-    for (int t = 1; t < tap_count; ++t) y = largest ? F::max(y, read(t)) : y + read(t);
-    if (!largest) y = y * F::fill(factor);
-    y.store(acc + c);
-  }
-}
-
-template <class F>
 void depthwise(const float* const* taps, const float* weights, int stride, int tap_count, int count, float* acc) {
   for (int c = 0; c < count; c += F::kLanes) {
     const int n = count - c;

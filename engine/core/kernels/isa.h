@@ -98,6 +98,17 @@ struct GemmLayer {
   int first_output;  // of the group among the layer's channels
 };
 
+// Pooled values: to[row * to_step + i] = the largest of taps[t][row * step + i], or their sum times `factor`, i <
+// count.
+struct PoolRun {
+  const float* const* taps;
+  int tap_count;
+  int rows;
+  size_t count, step, to_step;
+  bool largest;
+  float factor;
+};
+
 struct Isa {
   const char* name;
   // Applies `e` to accumulators [pixel_count][e.acc_stride] of the channels from `channel` on. It may read whole
@@ -120,8 +131,7 @@ struct Isa {
   int gemm_columns;
   void (*gemm_tile)(const GemmLayer& layer, const float* const* inputs, int first_pixel, int pixel_count,
                     int first_channel, int channel_count, const Epilogue& e, float* scratch);
-  // acc[c] = the largest of taps[t][c], or their sum times `factor`.
-  void (*pool)(const float* const* taps, int tap_count, int count, bool largest, float factor, float* acc);
+  void (*pool)(const PoolRun& run, float* to);
   // acc[c] = sum over t of taps[t][c] * weights[t * stride + c].
   void (*depthwise)(const float* const* taps, const float* weights, int stride, int tap_count, int count, float* acc);
 };

@@ -3,6 +3,7 @@
 
 #include "gemm.h"
 #include "lut.h"
+#include "pool.h"
 
 namespace nasb {
 namespace {

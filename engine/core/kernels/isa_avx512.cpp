@@ -4,6 +4,7 @@
 #include "floats_avx512.h"
 #include "gemm.h"
 #include "lut.h"
+#include "pool.h"
 
 namespace nasb {
 namespace {

@@ -1,6 +1,7 @@
 // Plain C++: works everywhere, and is what the other instruction sets are checked against. It has no look-up: a machine
 // without a byte shuffle is served better by xor and popcount (binary_conv_words.cpp).
 #include "gemm.h"
+#include "pool.h"
 
 namespace nasb {
 namespace {

@@ -70,9 +70,9 @@ class SearchConfig:
     objectives: tuple[str, ...] = ()
     """Strategies tpe and nsga2: costs that are minimized beside the loss, of ops, memory and ms (which needs
     latency_table); the run directory then holds the front. By default none for tpe, for nsga2 the budget's own."""
-    derive_candidates: int = 4
+    derive_candidates: int = 1
     """Architectures that are derived at the end and ranked with the shared weights, batch norms recalibrated, on images
-    of the alpha part; the best is kept. 1: the first, unranked."""
+    of the alpha part; the best is kept. 1: the first, unranked (the shared weights' loss was not seen to rank them)."""
     race_epochs: int = 0
     """Epochs for which each of the derived architectures is trained by itself instead, by finetune's options without
     pretraining, on the weights' share of the training images; the one with the least loss on alpha's is kept. 0: no
@@ -123,6 +123,10 @@ class SearchConfig:
         for key in ("budget_weight", "entropy_weight", "race_epochs"):
             if not 0 <= getattr(self, key) < float("inf"):
                 raise UserError(f"search.{key} is {getattr(self, key)}; it must not be negative")
+        if self.race_epochs and self.derive_candidates == 1:
+            raise UserError(
+                f"search.race_epochs is {self.race_epochs}, but search.derive_candidates is 1; a race needs two or more"
+            )
 
     def _check_objectives(self) -> None:
         for name in self.objectives:
