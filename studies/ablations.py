@@ -65,7 +65,6 @@ VARIANTS = {
         f"{PRETRAIN} of the {EPOCHS} epochs pretraining with real weights, binary activations",
         flags=_pretrained("sign"),
     ),
-    "one-threshold": Variant("one threshold for a node, 0", cell=(("thresholds", "node"),)),
     "edges-at-a-third": Variant("edges starting at 1/3", cell=(("edge_gain", 1 / 3),)),
     "real-shortcut": Variant("shortcuts with a real 1x1, as published", cell=(("shortcut", "conv"),)),
     "average-pooling": Variant(

@@ -12,7 +12,9 @@ study over many days can change its machine.
 import argparse
 import csv
 import dataclasses
+import fcntl
 import hashlib
+import io
 import json
 import os
 import statistics
@@ -23,9 +25,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+import yaml
 from claim_methods import BASE, METHODS, RACE, SEARCH_EPOCHS, SEEDS, SETS, TRIALS, Method
+
+from nasb.files import write_text
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "claim.csv"
@@ -104,12 +109,14 @@ def pending(done: list[dict[str, str]], sets: list[str], names: list[str]) -> It
             method = METHODS[name]
             if method.tier == "B" and data != "cifar10":
                 continue
-            trial, jobs = chosen_trial(done, data, name), []
+            trial = chosen_trial(done, data, name)
             if trial is not None:
                 jobs = [Job(data, name, *trial, seed) for seed in method.all_seeds()]
+                # A run whose exported network is lost is done again: `final` would have nothing to read.
+                yield from (job for job in jobs if job.row_key() not in finished or not job.model().exists())
             elif method.as_in is None:
                 jobs = [Job(data, name, *trial, SEEDS[0]) for trial in TRIALS]
-            yield from (job for job in jobs if job.row_key() not in finished)
+                yield from (job for job in jobs if job.row_key() not in finished)
 
 
 class Runner:
@@ -125,6 +132,7 @@ class Runner:
         self.roots, self.out, self.workers = roots, out, workers
         self.lock, self.running = threading.Lock(), set[Job]()
         self.searching: dict[Path, threading.Lock] = {}
+        self.held: dict[Job, TextIO] = {}
 
     def run(self, names: list[str]) -> None:
         """Run until nothing is left of these methods."""
@@ -134,9 +142,10 @@ class Runner:
 
     def _work(self, names: list[str]) -> None:
         while (job := self._take(names)) is not None:
-            row = self._train(job)
+            with self.held[job]:
+                row = self._train(job)
             with self.lock:
-                append(RESULTS, COLUMNS, row)
+                put(RESULTS, COLUMNS, row)
                 self.running.discard(job)
                 drop_models(job.set, job.method)
             print(f"{job.folder()}: validation Top-1 {float(row['validation_top1']):.2f}", flush=True)
@@ -144,10 +153,23 @@ class Runner:
     def _take(self, names: list[str]) -> Job | None:
         with self.lock:
             for job in pending(rows(), [name for name in SETS if name in self.roots], names):
-                if job not in self.running:
+                if job not in self.running and self._is_ours(job):
                     self.running.add(job)
                     return job
         return None
+
+    def _is_ours(self, job: Job) -> bool:
+        """Whether no other process has the job's run directory; then it is held while the job runs."""
+        path = self.out / f"{job.folder()}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        self.held[job] = file
+        return True
 
     def _train(self, job: Job) -> dict[str, Any]:
         method = METHODS[job.method]
@@ -157,7 +179,9 @@ class Runner:
         if method.budget is not None:
             searched, search_seconds = self._architecture(job, method)
             given = json.loads(searched.read_text())
-            given["cell"]["branch_gain"] = float(flags.pop("cell.branch_gain"))
+            # The method's own cells: they may differ from those of the search whose architectures it shares.
+            for key in [key for key in flags if key.startswith("cell.")]:
+                given["cell"][key.removeprefix("cell.")] = yaml.safe_load(flags.pop(key))
             file = out.with_name(f"{out.name}.json")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(given, indent=1) + "\n")
@@ -243,21 +267,33 @@ def result_row(job: Job, method: Method, out: Path, search_seconds: float) -> di
         "ops_ratio": f"{summary['ops_ratio']:.4f}", "added_binary_macs": f"{summary['added_binary_macs']:.4f}",
         "epochs": (BASE | dict(method.flags))["finetune.epochs"], "search_epochs": method.search_epochs(),
         "search_seconds": f"{search_seconds:.1f}", "train_seconds": f"{seconds:.1f}",
-        "architecture_hash": _hash(out / "architecture.json"), "config_hash": _hash(out / "config.yaml"),
+        "architecture_hash": _hash((out / "architecture.json").read_bytes()), "config_hash": _config_hash(out),
         "commit": commit(), "torch": environment["versions"]["torch"], "cpu": environment["cpu"], "threads": 1,
     }  # fmt: skip
 
 
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:10]
+
+
+def _config_hash(out: Path) -> str:
+    """Return the hash of a run's options, its seed included, without what tells where files are."""
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    for key in ("architecture", "out", "plugin"):
+        config.pop(key, None)
+    config["data"].pop("root", None)
+    return _hash(json.dumps(config, sort_keys=True).encode())
 
 
 def commit() -> str:
-    """Return the commit of the tree."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+    """Return the commit of the tree, "-dirty" if more than results differ from it."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ".", ":!results", ":!docs")
+    return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
 
 
 def append(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
@@ -268,6 +304,20 @@ def append(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
         if new:
             writer.writeheader()
         writer.writerow(row)
+
+
+def put(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
+    """Add the row of a run to a CSV, in place of an earlier one of the same run."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    new = {name: str(value) for name, value in row.items()}
+    found = rows(path)
+    places = [number for number, one in enumerate(found) if key_of(one) == key_of(new)]
+    writer.writerows(
+        [*(new if number in places else one for number, one in enumerate(found)), *([] if places else [new])]
+    )
+    write_text(path, text.getvalue())
 
 
 def drop_models(data: str, name: str) -> None:
@@ -297,22 +347,19 @@ def status(names: list[str]) -> None:
             print(f"{data:14} {method.label:42} {statistics.mean(found):6.2f}{spread} (n {len(found)}), trial {trial}")
 
 
-def final(runner: Runner) -> None:
-    """Evaluate the chosen runs of every method on the test images, each once."""
+def final(runner: Runner, names: list[str]) -> None:
+    """Evaluate the chosen runs of methods on the test images, each once; nothing of them may be left to train."""
     done, sealed = rows(), {key_of(row) for row in rows(FINAL)}
+    for job in pending(done, list(runner.roots), names):
+        sys.exit(f"{job.folder()} is not trained yet: finish `claim.py run`, or name --methods that are finished")
+    columns = ("set", "method", "seed", "learning_rate", "branch_gain", "test_top1", "commit")
     for data in runner.roots:
-        for name, method in METHODS.items():
-            trial = chosen_trial(done, data, name)
-            if trial is None:
-                continue
-            for seed in method.all_seeds():
-                job = Job(data, name, *trial, seed)
-                if job.row_key() in sealed or job.row_key() not in {key_of(row) for row in done}:
+        for name in (name for name in names if chosen_trial(done, data, name) is not None):
+            for seed in METHODS[name].all_seeds():
+                job = Job(data, name, *(chosen_trial(done, data, name) or TRIALS[0]), seed)
+                if job.row_key() in sealed:
                     continue
-                if not job.model().exists():
-                    print(f"{job.folder()}: its exported network is not in results/models; train it again", flush=True)
-                    continue
-                flags = run_flags(data, runner.roots[data], method, seed).items()
+                flags = run_flags(data, runner.roots[data], METHODS[name], seed).items()
                 flags = {key: value for key, value in flags if key.startswith("data.")}
                 words = ["evaluate", job.model(), "--part", "test", "--json", *_words(flags)]
                 result = subprocess.run(
@@ -320,8 +367,8 @@ def final(runner: Runner) -> None:
                     env=os.environ | ENVIRONMENT, check=True, capture_output=True, text=True,
                 )  # fmt: skip
                 top1 = json.loads(result.stdout)["top1"]
-                columns = ("set", "method", "seed", "learning_rate", "branch_gain", "test_top1", "commit")
                 append(FINAL, columns, dict(zip(columns, (*job.row_key(), f"{top1:.2f}", commit()), strict=True)))
+                print(f"{job.folder()}: test Top-1 {top1:.2f}", flush=True)
 
 
 def main() -> None:
@@ -342,7 +389,7 @@ def main() -> None:
     if arguments.command == "run":
         runner.run(arguments.methods)
     else:
-        final(runner)
+        final(runner, arguments.methods)
 
 
 if __name__ == "__main__":

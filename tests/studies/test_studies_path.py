@@ -110,9 +110,17 @@ def test_from_the_first_run_to_the_page(results: Path, monkeypatch: pytest.Monke
 
     assert len(list((results / "models").rglob("*.onnx"))) == len(found)
     assert report.SEALED in report.page(results)
-    claim.final(runner)
+    lost = next((results / "models").rglob("bnn/*.onnx"))
+    lost.unlink()
+    with pytest.raises(SystemExit, match="bnn/.* is not trained yet"):
+        claim.final(runner, list(NAMES))
+    assert not claim.FINAL.exists()
+    runner.run(list(NAMES))
+    assert lost.exists()
+    assert claim.rows(claim.RESULTS) == found  # in place of the row that was there
+    claim.final(runner, list(NAMES))
     assert len(claim.rows(claim.FINAL)) == len(found)
-    claim.final(runner)  # reads no test image twice
+    claim.final(runner, list(NAMES))  # reads no test image twice
     assert len(claim.rows(claim.FINAL)) == len(found)
     monkeypatch.setattr(sys, "argv", ["report.py", "--results", str(results), "--docs", str(results / "docs")])
     report.main()
