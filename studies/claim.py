@@ -69,11 +69,15 @@ class Job:
 
 
 def rows(path: Path = RESULTS) -> list[dict[str, str]]:
-    """Return the rows of a CSV, none if it is not there."""
+    """Return the rows of a CSV, none if it is not there; fields that do not fit the head end the program."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        found: list[dict[Any, Any]] = list(csv.DictReader(file))
+    for number, row in enumerate(found):
+        if None in row or None in row.values():
+            sys.exit(f"{path}: row {number + 1} has not the fields of the head")
+    return found
 
 
 def key_of(row: dict[str, str]) -> tuple[str, ...]:

@@ -6,10 +6,10 @@
     build/peers/env/bin/python studies/thin_real.py int8 --runs RUNS [--part test]     # results/thin-real-int8.csv
     python studies/when_binary_pays.py --page                      # the page's last table
 
-`measure` times what the search found for CIFAR-10 (and the hand-made network) in our engine, and the real ResNet-20
-with the strided stem of every width up to the host's in ONNX Runtime, fp32 and int8, as studies/when_binary_pays.py
-does. For each precision it picks the widest network that takes no longer than NASB's, and the widest whose file is no
-larger.
+`measure` times what the search found for CIFAR-10, each seed's network, and the hand-made one in our engine, and the
+real ResNet-20 with the strided stem of every width up to the host's in ONNX Runtime, fp32 and int8, as
+studies/when_binary_pays.py does. For each precision it picks the widest network that takes no longer than NASB's, and
+the widest whose file is no larger.
 `int8` quantizes those that are trained (static, per channel, calibrated on training images as they are evaluated) and
 reads their Top-1 in ONNX Runtime; their fp32 Top-1 is in results/claim.csv already.
 """
@@ -21,12 +21,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-from claim import ARCHITECTURES, ROOT, Job, append, chosen_trial, key_of, rows
+from binary_pays_page import DATA, widths
+from claim import ARCHITECTURES, FINAL, ROOT, Job, append, chosen_trial, key_of, rows
 from when_binary_pays import FIELDS, Runner, conditions, in_engine, onnx_runtime, real_files
 
-DATA = "cifar10"
 SHAPE = (3, 32, 32)
 OURS = ("nasb-1.37", "nasb-1.10", "bireal")
 """The first one is what the others are compared with."""
@@ -78,35 +79,52 @@ def measure(rounds: int, note: str) -> list[dict[str, Any]]:
     common = conditions() | {
         "rounds": rounds, "threads": 1, "held_to": "", "note": note, "load": f"{os.getloadavg()[0]:.1f}"
     }  # fmt: skip
+    of_first = len(files(OURS[0]))
     return [
-        facts[one.name] | common | {
-            "ms": f"{one.milliseconds.median:.4f}", "ms_q1": f"{one.milliseconds.lower_quartile:.4f}",
-            "ms_q3": f"{one.milliseconds.upper_quartile:.4f}", "ratio": f"{one.ratio.median:.3f}",
-            "ratio_q1": f"{one.ratio.lower_quartile:.3f}", "ratio_q3": f"{one.ratio.upper_quartile:.3f}",
-        }
+        facts[one.name] | common | _spread("ms", one.milliseconds, 1 / len(files(one.name)), 4)
+        | _spread("ratio", one.ratio, of_first / len(files(one.name)), 3)
         for one in found
     ]  # fmt: skip
 
 
+def _spread(name: str, found: Any, factor: float, digits: int) -> dict[str, str]:
+    parts = {name: found.median, f"{name}_q1": found.lower_quartile, f"{name}_q3": found.upper_quartile}
+    return {key: f"{value * factor:.{digits}f}" for key, value in parts.items()}
+
+
+def files(name: str) -> list[Path | None]:
+    """Return a method's architectures, one for each seed; of a network that is not searched, the one None."""
+    return sorted((ARCHITECTURES / DATA).glob(f"{name}-seed*.json")) if name.startswith("nasb") else [None]
+
+
+def _binary(architecture: Path | None) -> Any:
+    from nasb.cells.architecture import Architecture
+    from nasb.networks import create_network
+
+    if architecture is None:
+        return create_network("bireal_resnet20", stem_stride=2, shortcut="adapt")
+    return Architecture.load(architecture).build()
+
+
+def _in_turn(calls: Sequence[Runner]) -> Runner:
+    return lambda: [call() for call in calls]
+
+
 def prepare(folder: Path) -> tuple[dict[str, Runner], dict[str, dict[str, Any]]]:
     """Return what to time, and what is known of it."""
-    from nasb.cells.architecture import Architecture
     from nasb.networks import create_network
     from nasb.networks.random_numbers import randomize
 
     runners: dict[str, Runner] = {}
     facts: dict[str, dict[str, Any]] = {}
     for name in OURS:
-        file = ARCHITECTURES / DATA / f"{name}-seed0.json"
-        if name.startswith("nasb") and not file.exists():
-            raise SystemExit(f"{file} is not there: studies/claim.py run searches it")
-        binary = (
-            Architecture.load(file).build()
-            if name.startswith("nasb")
-            else create_network("bireal_resnet20", stem_stride=2, shortcut="adapt")
-        )
-        runners[name], facts[name] = in_engine(randomize(binary, SHAPE), folder / "network.onnx", SHAPE)
-        facts[name] |= {"network": name, "precision": "binary"}
+        if not files(name):
+            raise SystemExit(f"{ARCHITECTURES / DATA / name}-seed0.json is not there: studies/claim.py run searches it")
+        made = [in_engine(randomize(_binary(file), SHAPE), folder / "network.onnx", SHAPE) for file in files(name)]
+        # All seeds' networks, one after the other, are one turn.
+        runners[name] = _in_turn([call for call, _ in made])
+        facts[name] = made[0][1] | {"network": name, "precision": "binary"}
+        facts[name]["file_bytes"] = round(mean(known["file_bytes"] for _, known in made))
     for width in WIDTHS:
         network = randomize(create_network("resnet20", width=width, stem_stride=2), SHAPE)
         for precision, path in real_files(network, folder / f"real-{width}", SHAPE).items():
@@ -115,23 +133,6 @@ def prepare(folder: Path) -> tuple[dict[str, Runner], dict[str, dict[str, Any]]]
             facts[key] = {"network": f"real-{width}", "runtime": "ONNX Runtime", "precision": precision,
                           "file_bytes": path.stat().st_size}  # fmt: skip
     return runners, facts
-
-
-def widths(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], int]:
-    """Return the widest real network that is no slower, and no larger, than the first of `OURS`.
-
-    By (precision, "time" or "bytes"); without those of which even the thinnest is slower, or larger.
-    """
-    ours = next(row for row in found if row["network"] == OURS[0])
-    chosen: dict[tuple[str, str], int] = {}
-    for row in found:
-        if not str(row["network"]).startswith("real-"):
-            continue
-        width = int(str(row["network"]).removeprefix("real-"))
-        fits = {"time": float(row["ratio"]) <= 1, "bytes": int(row["file_bytes"]) <= int(ours["file_bytes"])}
-        for what in (what for what, fit in fits.items() if fit):
-            chosen[row["precision"], what] = max(width, chosen.get((row["precision"], what), 0))
-    return chosen
 
 
 def method_lines(chosen: Mapping[tuple[str, str], int]) -> Iterator[str]:
@@ -148,7 +149,7 @@ def int8(runs: Path, part: str) -> None:
 
     load_plugin(str(Path(__file__).parent / "study_networks.py"))
     there = {(row["method"], row["seed"], row["part"]) for row in rows(INT8)}
-    done = rows()
+    done, sealed = rows(), {key_of(row) for row in rows(FINAL)}
     for name in dict.fromkeys(row["method"] for row in done if row["method"].startswith("real-")):
         trial = chosen_trial(done, DATA, name)
         for row in done:
@@ -157,6 +158,8 @@ def int8(runs: Path, part: str) -> None:
             job = Job(DATA, name, *trial, int(row["seed"]))
             if job.row_key() != key_of(row) or (name, row["seed"], part) in there:
                 continue
+            if part == "test" and job.row_key() not in sealed:
+                raise SystemExit(f"{job.folder()}: `claim.py final` has not read the test images for it yet")
             found = evaluate_int8(runs / job.folder(), part)
             append(INT8, INT8_FIELDS, {"set": DATA, "method": name, "seed": row["seed"], "part": part} | found)
             print(f"{name}, seed {row['seed']}: {found['top1']} int8, {found['fp32_top1']} fp32", flush=True)

@@ -78,3 +78,6 @@ def test_the_page_has_accuracies_of_our_own(tmp_path: Path, monkeypatch: pytest.
         ["`real-6`", "fp32", "ONNX Runtime", "1.000", "1.20 (0.10 - 0.20)", "54.0", "50.00 (1)"],
     ]
     assert "on validation images" in section
+    assert "- **In no more bytes, int8:** `real-8`, which is not trained yet." in section
+    assert "- **In no more time, int8:** `real-6`, 3.00 points below `nasb-1.37`." in section
+    assert "With as much" not in section
