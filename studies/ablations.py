@@ -21,6 +21,7 @@ from nasb.cells.operations import OPERATIONS
 RESULT = ROOT / "results" / "ablation.csv"
 METHOD = "nasb-1.37"
 PRETRAIN = EPOCHS // 3
+NOTE = "studies/ablations.py"
 
 
 def _same(operation: str) -> str:
@@ -72,10 +73,10 @@ VARIANTS = {
         operation=lambda name: "avg_pool_3x3" if name == "max_pool_3x3" else name,
     ),
     "free-alone": Variant(
-        "its free operations alone", operation=lambda name: "none" if OPERATIONS[name].paid else name
+        "its free operations alone, pruned", operation=lambda name: "none" if OPERATIONS[name].paid else name
     ),
     "paid-alone": Variant(
-        "its paid operations alone", operation=lambda name: name if OPERATIONS[name].paid else "none"
+        "its paid operations alone, pruned", operation=lambda name: name if OPERATIONS[name].paid else "none"
     ),
 }  # fmt: skip
 
@@ -96,7 +97,7 @@ def train(name: str, data: str, root: str, out: Path) -> dict[str, Any]:
     del flags["cell.branch_gain"]  # the architecture has it
     folder = file.with_suffix("")
     nasb("run", flags | {"architecture": str(file)}, folder)
-    return result_row(job, method, folder, 0.0) | {"variant": variant.label, "note": "studies/ablations.py"}
+    return result_row(job, method, folder, 0.0) | {"variant": variant.label, "note": NOTE}
 
 
 def main() -> None:

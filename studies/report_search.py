@@ -1,15 +1,18 @@
 """What the searches chose, whether their scores knew, what one change does: operations, Kendall's tau, ablations."""
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from claim_methods import METHODS
 from markdown_table import table
 from report_claim import Claim, Row, Sample, difference
-from scipy.stats import kendalltau
 
 from nasb.cells.architecture import Architecture
+from nasb.search import STRATEGIES
 from nasb.search.config import SearchConfig
 
 LEAST = 8
@@ -57,60 +60,78 @@ def _of(counts: Counter[tuple[str, str]], operation: str) -> list[int]:
     return [count for (name, _), count in counts.items() if name == operation]
 
 
+@dataclass(frozen=True)
+class Tau:
+    """Kendall's tau over pairs of architectures of the same budget: what a budget buys is no merit of a score."""
+
+    value: float
+    architectures: int
+    p: float
+    """By the normal approximation."""
+
+    @classmethod
+    def of(cls, pairs: Mapping[float, Sequence[tuple[float, float]]]) -> "Tau":
+        """Return it of (score, accuracy) pairs by budget."""
+        agreeing = in_all = variance = 0.0
+        for found in pairs.values():
+            n = len(found)
+            for (score, accuracy), (other_score, other_accuracy) in combinations(found, 2):
+                difference = (score - other_score) * (accuracy - other_accuracy)
+                agreeing += (difference > 0) - (difference < 0)
+            in_all += n * (n - 1) / 2
+            variance += n * (n - 1) * (2 * n + 5) / 18
+        return cls(agreeing / in_all, sum(map(len, pairs.values())), math.erfc(abs(agreeing) / math.sqrt(2 * variance)))
+
+    def __str__(self) -> str:
+        return f"{self.value:+.2f} ({self.architectures}; p {self.p:.2f})"
+
+
 def tau_table(claim: Claim, rows: Sequence[Row]) -> str:
     """Return Kendall's tau of each strategy's scores with trained accuracy, and what it says of the default.
 
-    Over the random architectures of the search's budget, and over the searched ones of that budget too. Strategies are
-    compared by their own score over the random ones, which none of them has found.
+    Over random architectures, and over searched ones too. Strategies are compared by their own score over the random
+    ones, which none of them has found.
     """
     taus: dict[str, float] = {}
     lines = []
-    searches = dict.fromkeys((row["set"], row["strategy"], row["budget"]) for row in rows)
-    for data, strategy, budget in searches:
+    for data, strategy, budget in dict.fromkeys((row["set"], row["strategy"], row["budget"]) for row in rows):
         of_search = [row for row in rows if (row["set"], row["strategy"], row["budget"]) == (data, strategy, budget)]
+        # A loss that ranks well is low where the accuracy is high.
         scored = {(row["method"], row["seed"]): (float(row["score"]), -float(row["shared_loss"])) for row in of_search}
-        accuracy = {
-            (method, row["seed"]): float(row["validation_top1"])
-            for method in dict.fromkeys(name for name, _ in scored)
-            for row in claim.chosen(data, method)
-        }
         line = [strategy, data, budget]
-        random = (f"random-{budget}", f"random-race-{budget}")
-        for methods in (random, (*random, f"nasb-{budget}")):
-            known = [key for key in accuracy if key[0] in methods and key in scored]
+        for searched in (False, True):
             for which in (0, 1):
-                if len(known) < LEAST:
+                pairs: dict[float, list[tuple[float, float]]] = {}
+                for name in dict.fromkeys(name for name, _ in scored):
+                    method = METHODS[name]
+                    if method.budget is None or not (method.random or searched):
+                        continue
+                    for row in claim.chosen(data, name):
+                        if (name, row["seed"]) in scored:
+                            pair = scored[name, row["seed"]][which], float(row["validation_top1"])
+                            pairs.setdefault(method.budget, []).append(pair)
+                if sum(map(len, pairs.values())) < LEAST:
                     line.append("")
                     continue
-                found = kendalltau([scored[key][which] for key in known], [accuracy[key] for key in known])
-                line.append(f"{found.statistic:+.2f} ({len(known)}; p {found.pvalue:.2f})")
-                if which == 0 and methods == random:
-                    taus[strategy] = found.statistic
+                tau = Tau.of(pairs)
+                line.append(str(tau))
+                if which == 0 and not searched:
+                    taus[strategy] = tau.value
         lines.append([*line, of_search[0]["search_seconds"]])
-    own, shared = "own score", "shared weights' loss"
-    header = (
-        "strategy",
-        "data",
-        "budget",
-        f"random ones: {own}",
-        shared,
-        f"with searched ones: {own}",
-        shared,
-        "search, s",
-    )
+    header = ("strategy", "data", "searched at", "random ones: own score", "minus the shared weights' loss",
+              "with searched ones: own score", "minus the shared weights' loss", "search, s")  # fmt: skip
     text = table(header, lines, left=2)
     if not taus:
         return text
     best, default = max(taus, key=lambda name: taus[name]), SearchConfig().strategy
     verdict = "which is the default" if best == default else f"**but the default is `{default}`**"
-    return f"{text}\n\nThe best one by its own score of random ones is `{best}`, {verdict}."
+    missing = [name for name in STRATEGIES if name not in taus]
+    unknown = f" Not measured: {', '.join(f'`{name}`' for name in missing)}." if missing else ""
+    return f"{text}\n\nThe best one by its own score of random ones is `{best}`, {verdict}.{unknown}"
 
 
 def ablation_table(claim: Claim, rows: Sequence[Row]) -> str:
-    """Return each variant of one data set beside its method, in validation Top-1 of the same seeds.
-
-    A variant differs from its method in the one thing that its name says.
-    """
+    """Return each variant of one data set beside its method, in validation Top-1 of the same seeds."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["variant"]), []).append(row)
