@@ -112,7 +112,7 @@ def test_from_the_first_run_to_the_page(results: Path, monkeypatch: pytest.Monke
     assert report.SEALED in report.page(results)
     lost = next((results / "models").rglob("bnn/*.onnx"))
     lost.unlink()
-    with pytest.raises(SystemExit, match="bnn/.* is not trained yet"):
+    with pytest.raises(SystemExit, match=r"bnn/.* is not trained yet"):
         claim.final(runner, list(NAMES))
     assert not claim.FINAL.exists()
     runner.run(list(NAMES))

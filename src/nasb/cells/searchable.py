@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nasb.binary import BinaryConv2d
 from nasb.cells.adapt import ConvShape
-from nasb.cells.architecture import Edge, node_pairs
+from nasb.cells.architecture import node_pairs
 from nasb.cells.cell import Cell, EdgeKey, edge_shape
 from nasb.cells.config import CellConfig
 from nasb.cells.operations import NONE, OPERATIONS, BinaryBranch
@@ -196,15 +196,3 @@ def named_edges(network: nn.Module) -> Iterator[tuple[str, EdgeKey, SearchableEd
             edge = cell.edge(key)
             if isinstance(edge, SearchableEdge):
                 yield name, key, edge
-
-
-def most_probable(cell: Cell) -> tuple[Edge, ...]:
-    """Return a cell's most probable operation on each edge ("none" left out), unpruned."""
-    chosen = []
-    for source, target, paid in cell.edge_keys:
-        edge = cell.edge((source, target, paid))
-        if isinstance(edge, SearchableEdge):
-            name = edge.names[int(edge.alpha.argmax())]
-            if name != NONE:
-                chosen.append(Edge(source, target, name))
-    return tuple(chosen)

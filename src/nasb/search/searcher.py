@@ -258,10 +258,6 @@ class Searcher:
         choice = self.space.choice(cells)
         return sum(float(e.gain().log_softmax(0)[index]) for e, index in zip(self.edges, choice, strict=True))
 
-    def select(self, cells: Mapping[str, Sequence[Edge]]) -> None:
-        """Let the network run an architecture."""
-        self.space.select(self.space.choice(cells))
-
     def draw(self, generator: torch.Generator) -> Cells:
         """Return a random architecture's edges by cell: random log-probabilities, derived like alpha's, so that it uses
         the budget.
