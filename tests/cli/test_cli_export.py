@@ -109,6 +109,24 @@ def test_an_output_without_permission(
     refused("export", model, "-o", tmp_path / "m.onnx", says=("m.onnx: cannot be written: no permission",))
 
 
+def test_an_output_that_is_no_regular_file(refused: Refused, model: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.onnx")
+    refused("export", model, "-o", tmp_path / "m.onnx", says=("m.onnx: cannot be written: it is not a regular file",))
+    assert (tmp_path / "m.onnx").is_fifo()
+
+
+def test_a_link_is_followed(command: Command, refused: Refused, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.onnx").symlink_to("real.onnx")
+    (tmp_path / "real.onnx").write_bytes(b"former")
+    assert command("export", model, "-o", tmp_path / "link.onnx").code == 0
+    assert (tmp_path / "link.onnx").is_symlink()
+    onnx.checker.check_model(onnx.load(tmp_path / "real.onnx"))
+    (tmp_path / "lost.onnx").symlink_to("nowhere/m.onnx")
+    refused(
+        "export", model, "-o", tmp_path / "lost.onnx", says=("lost.onnx: cannot be written: it leads to", "nowhere")
+    )
+
+
 def test_a_full_disk_leaves_the_former_file(
     refused: Refused, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

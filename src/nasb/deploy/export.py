@@ -21,7 +21,7 @@ from nasb.deploy.step import is_layer
 from nasb.deploy.tracing import trace
 from nasb.deploy.verify import verify
 from nasb.errors import UserError
-from nasb.files import write_atomically
+from nasb.files import destination, write_atomically
 from nasb.model_file import Model
 
 LAYOUT_VERSION = 1
@@ -116,15 +116,19 @@ def check_path(path: str | Path) -> None:
     """Refuse what cannot become a file, before any work is done.
 
     Raises:
-        UserError: a directory, a directory that is missing or that cannot be written.
+        UserError: a directory or another thing that is no regular file, a directory that is missing or that cannot be
+            written.
     """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a directory; give the name of a file, e.g. {path / 'model.onnx'}")
     if not path.parent.is_dir():
         raise UserError(f"{path}: cannot be written: there is no directory {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path}: cannot be written: no permission to write in {path.parent}")
+    folder = destination(path).parent
+    if not folder.is_dir():
+        raise UserError(f"{path}: cannot be written: it leads to {folder}, and there is no such directory")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{path}: cannot be written: no permission to write in {folder}")
 
 
 def _check_shape(input_shape: Sequence[int], preprocessing: Preprocessing | None) -> tuple[int, int, int]:
