@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import nasb
-from tests.cli.conftest import Command, Refused, tiny_architecture
+from tests.cli.conftest import Command, Refused, Result, tiny_architecture
 
 Exported = Callable[[], Path]
 
@@ -75,6 +75,113 @@ class TestWithEngine:
         assert ours["top1"] == theirs["top1"]
         assert ours["images"] == theirs["images"] > 0
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+
+    @pytest.fixture
+    def engine(self, capsys: pytest.CaptureFixture[str]) -> Command:
+        """Return a function that calls nasb-engine; its errors as nasb's would be, for comparison."""
+        from nasb_engine.cli import main
+
+        def call(*arguments: object) -> Result:
+            capsys.readouterr()
+            code = main([str(argument) for argument in arguments])
+            captured = capsys.readouterr()
+            return Result(code, captured.out, captured.err.replace("nasb-engine: ", "nasb: "))
+
+        return call
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """photos/<class>/: two pictures of each of three digits, and a file that is none."""
+        random = np.random.default_rng(0)
+        for name in "027":
+            (tmp_path / "photos" / name).mkdir(parents=True)
+            for index in range(2):
+                pixels = random.integers(0, 256, (8, 8), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{index}.png")
+        (tmp_path / "photos/7/broken.png").write_bytes(b"none")
+        return tmp_path / "photos"
+
+    @pytest.mark.parametrize("options", [(), ("--top", 2, "--json"), ("--threads", 1, "--kernel", "portable")])
+    def test_predict_is_the_engines(
+        self, exported: Path, images: list[Path], command: Command, engine: Command, options: tuple[object, ...]
+    ) -> None:
+        arguments = ("predict", exported, *images, "nothing.png", *options)
+        assert command(*arguments) == engine(*arguments)
+
+    def test_evaluate_of_a_folder_is_the_engines(
+        self, exported: Path, folder: Path, command: Command, engine: Command
+    ) -> None:
+        arguments = ("evaluate", exported, folder, "--batch", 4, "--threads", 1, "--kernel", "portable")
+        ours, theirs = command(*arguments), engine(*arguments)
+        assert (ours.code, ours.err) == (theirs.code, theirs.err) == (0, theirs.err)
+        assert "left out: image" in ours.err
+        assert ours.out.splitlines()[0] == theirs.out.splitlines()[0]
+        assert "Top-5" in ours.out
+        records = [json.loads(program(*arguments, "--json").out) for program in (command, engine)]
+        for record in records:
+            for key in ("seconds", "engine_seconds", "images_per_second"):
+                assert record.pop(key) > 0
+        assert records[0] == records[1]
+        assert (records[0]["images"], records[0]["threads"]) == (6, 1)
+
+    @pytest.mark.parametrize("options", [(), ("--json",), ("--threads", 1, "--kernel", "portable")])
+    def test_info_of_a_file_is_the_engines(
+        self, exported: Path, command: Command, engine: Command, options: tuple[object, ...]
+    ) -> None:
+        result = command("info", exported, *options)
+        assert result == engine("info", exported, *options)
+        assert str(exported) in result.out
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("predict", "model.onnx", "0.png", "--threads", -2),
+            ("predict", "model.onnx", "0.png", "--kernel", "sse9"),
+            ("predict", "model.onnx", "0.png", "--top", 0),
+            ("predict", "nothing.onnx", "0.png"),
+            ("evaluate", "model.onnx", "nowhere"),
+            ("evaluate", "model.onnx", "photos", "--batch", 0),
+            ("info", "nothing.onnx"),
+            ("info", "model.onnx", "--kernel", "sse9"),
+        ],
+    )
+    @pytest.mark.usefixtures("images", "folder")
+    def test_what_the_engine_refuses(
+        self, exported: Path, refused: Refused, engine: Command, monkeypatch: pytest.MonkeyPatch,
+        arguments: tuple[object, ...],
+    ) -> None:  # fmt: skip
+        monkeypatch.chdir(exported.parent)
+        assert refused(*arguments, says=()) == engine(*arguments).err.strip()
+
+    def test_options_that_do_not_fit_the_target(
+        self, exported: Path, model: Path, folder: Path, refused: Refused, images: list[Path]
+    ) -> None:
+        for option in (("--threads", 1), ("--kernel", "portable")):
+            refused("predict", model, images[0], *option, says=(option[0], "model.onnx", f"{model} is none"))
+            refused("info", *option, says=(option[0], "model.onnx", "give one"))
+        refused("evaluate", model, "--data.name", "digits", "--batch", 2, says=("--batch", f"{model} is none"))
+        refused("evaluate", model, folder, says=(f"--data.name folder --data.root {folder}",))
+        refused("evaluate", exported, says=("FOLDER", "--data.name"))
+        refused("evaluate", exported, "--data.name", "digits", "--batch", 2, says=("--data.batch_size",))
+        for flag in (("--part", "test"), ("--data.name=digits",), ("--seed", 1)):
+            refused("evaluate", exported, folder, *flag, says=(flag[0].split("=")[0], str(folder)))
+        data = ("--data.name", "folder", "--data.root", folder)
+        refused("evaluate", exported, *data, says=("has no folder train/", f"nasb evaluate {exported} {folder}"))
+        refused("info", model, says=("is no exported file", "nasb summary"))
+
+    def test_evaluate_of_named_data_takes_the_engines_options(
+        self, exported: Path, command: Command, refused: Refused
+    ) -> None:
+        data = ("evaluate", exported, "--data.name", "digits", "--json")
+        assert command(*data, "--threads", 1, "--kernel", "portable").out == command(*data).out
+        refused(*data, "--kernel", "sse9", says=("sse9",))
+
+    def test_help_tells_what_is_the_engines(self, command: Command) -> None:
+        for name in ("predict", "evaluate", "info"):
+            text = " ".join(command(name, "--help").out.split())
+            assert "--threads THREADS of model.onnx" in text
+            assert "--kernel KERNEL of model.onnx" in text
+        assert "FOLDER of model.onnx" in " ".join(command("evaluate", "--help").out.split())
 
     def test_evaluate_refuses_other_images(self, exported: Path, refused: Refused) -> None:
         refused("evaluate", exported, says=("--data.name",))

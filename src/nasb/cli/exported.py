@@ -13,12 +13,19 @@ from nasb.engine import engine_errors, engine_module
 from nasb.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
     from torch import nn
 
     from nasb.data import ImageData
     from nasb.training.evaluation import Result
 
 PEERS = ("torch", "onnxruntime", "onnxruntime-int8")
+ENGINE_OPTIONS: dict[str, tuple[type, str]] = {
+    "threads": (int, "of model.onnx: threads; null or 0: as many as the process may use"),
+    "kernel": (str, "of model.onnx: kernel of binary convolutions (nasb info); null: the best"),
+    "batch": (int, "of model.onnx with FOLDER: images in one run of the engine; null: 32"),
+}
+"""What nasb-engine's commands take beside nasb's own, and its help. None where it is not given."""
 
 
 def is_exported(target: str) -> bool:
@@ -26,14 +33,35 @@ def is_exported(target: str) -> bool:
     return target.lower().endswith(".onnx")
 
 
-def predict_exported(target: str, images: Sequence[str], top: int, as_json: bool) -> int:
-    """Do what ``nasb-engine predict`` does; return its exit code."""
-    arguments = ["predict", target, *images, "--top", str(top), *(["--json"] if as_json else [])]
-    code: int = engine_module("nasb_engine.cli").main(arguments, program="nasb")
-    return code
+def add_engine_options(p: "ArgumentParser", *names: str) -> None:
+    """Let a command take options of the engine; what other targets do with them, `refuse_engine_options` says."""
+    for name in names:
+        kind, text = ENGINE_OPTIONS[name]
+        p.add_argument(f"--{name}", type=kind, default=None, help=text)
 
 
-def evaluate_exported(target: str, data: "ImageData", part: str) -> "Result":
+def _given(values: "Namespace") -> dict[str, int | str]:
+    return {name: values[name] for name in ENGINE_OPTIONS if values.get(name) is not None}
+
+
+def refuse_engine_options(values: "Namespace", target: str) -> None:
+    """Refuse options of the engine beside a target that torch runs.
+
+    Raises:
+        UserError: one is given.
+    """
+    for name in _given(values):
+        raise UserError(f"--{name}: is for an exported file, model.onnx, which the engine runs; {target}")
+
+
+def run_engine(command: str, values: "Namespace", *arguments: str) -> int:
+    """Do what ``nasb-engine COMMAND`` does with these arguments and the options given; return its exit code."""
+    options = [f"--{name}={value}" for name, value in _given(values).items()]
+    main: Callable[..., int] = engine_module("nasb_engine.cli").main
+    return main([command, *arguments, *options, *(["--json"] if values.json else [])], program="nasb")
+
+
+def evaluate_exported(target: str, data: "ImageData", part: str, threads: int, kernel: str) -> "Result":
     """Return Top-1 and loss of an exported file on a part of the data, run by the engine.
 
     Raises:
@@ -46,7 +74,7 @@ def evaluate_exported(target: str, data: "ImageData", part: str) -> "Result":
     from nasb.training.evaluation import Score
 
     with engine_errors():
-        session = engine_module("nasb_engine").Session(target)
+        session = engine_module("nasb_engine").Session(target, threads=threads, kernel=kernel)
         if session.output_shape != (data.num_classes,):
             raise UserError(f"{target}: has {session.output_shape} outputs; the data have {data.num_classes} classes")
         steps = session.preprocessing
