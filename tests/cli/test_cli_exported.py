@@ -1,6 +1,7 @@
 """What the commands do with model.onnx: the same as with the network it was made of, by the engine; and without it."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,9 @@ import torch
 from PIL import Image
 
 import nasb
+from nasb.cells.architecture import Architecture
+from nasb.networks.registry import HOSTS
+from nasb.plugin import load_plugin
 from tests.cli.conftest import Command, Refused, Result, tiny_architecture
 
 Exported = Callable[[], Path]
@@ -198,7 +202,57 @@ class TestWithEngine:
         assert [peer["name"] for peer in record["peers"]] == ["nasb-engine", "torch"]
         assert all(peer["ratio"]["median"] > 0 for peer in record["peers"])
         assert record["conditions"]["versions"]["torch"]
-        assert "ratio" in command("bench", exported, "--rounds", 1).out
+        assert [(peer["file"], peer["network"]) for peer in record["peers"]] == [
+            (str(exported), None),
+            (None, "resnet20 (width: 4)"),
+        ]
+        text = command("bench", exported, "--against", "torch", "--rounds", 1).out
+        assert "ratio" in text
+        assert text.splitlines()[-1].endswith("  resnet20 (width: 4)")
+
+    def test_bench_tells_the_kernel(self, exported: Path, command: Command, tmp_path: Path) -> None:
+        arguments = ("bench", exported, "--rounds", 1, "--kernel", "portable")
+        assert "portable" in json.loads(command(*arguments, "--json").out)["kernel"]
+        assert re.search(r"kernel \w*portable", command(*arguments).out.splitlines()[0])
+        real = tmp_path / "real.onnx"
+        nasb.export_onnx(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), real, (1, 8, 8))
+        assert "no binary convolutions" in command("bench", real, "--rounds", 1).out
+
+    def test_bench_s_real_network_has_the_file_s_options(
+        self, exported: Path, command: Command, refused: Refused
+    ) -> None:
+        """Else a full-width network stands beside a narrow one."""
+        for name, network in (("resnet20", "resnet20 (width: 4)"), ("resnet32", "resnet32 (width: 4)")):
+            arguments = ("--real-network", name, "--against", "torch", "--rounds", 1, "--json")
+            record = json.loads(command("bench", exported, *arguments).out)
+            assert record["peers"][1]["network"] == network
+        against = ("bench", exported, "--against", "torch", "--real-network")
+        refused(*against, "xnor_resnet20", says=("xnor_resnet20", "give a real network"))
+        refused(*against, "resnet21", says=("resnet21", "--plugin"))
+
+    def test_bench_of_a_host_of_the_users_own(
+        self, refused: Refused, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        nasb.create_network("resnet20", width=1)  # registers nasb's own
+        monkeypatch.setattr(HOSTS, "_entries", dict(HOSTS._entries))
+        plugin, path = tmp_path / "own.py", tmp_path / "own.onnx"
+        plugin.write_text(
+            "import nasb\n"
+            "from torch import nn\n"
+            "@nasb.register_host('own_bench_host', input_shape=(1, 8, 8), num_classes=10)\n"
+            "def own(num_classes, in_channels):\n"
+            "    'Own.'\n"
+            "    return nn.Sequential(nn.Conv2d(in_channels, 4, 8), nn.Flatten(), nn.Linear(4, num_classes))\n"
+        )
+        load_plugin(str(plugin))
+        architecture = Architecture(host="own_bench_host", num_classes=10, input_shape=(1, 8, 8), cells={})
+        nasb.export_onnx(nasb.create_network("own_bench_host"), path, (1, 8, 8), architecture=architecture)
+        del HOSTS._entries["own_bench_host"]  # as in a new process
+        monkeypatch.setattr("nasb.plugin._LOADED", set())
+        arguments = ("bench", path, "--against", "torch", "--rounds", 1)
+        refused(*arguments, says=('unknown host network "own_bench_host"', "--plugin FILE.py"))
+        result = command(*arguments, "--plugin", plugin)
+        assert result.out.splitlines()[-1].endswith("  own_bench_host"), result.err
 
     def test_bench_refuses(self, exported: Path, refused: Refused, tmp_path: Path) -> None:
         refused("bench", exported, "--against", "tensorrt", says=("tensorrt", "onnxruntime-int8"))
