@@ -111,7 +111,7 @@ def test_a_peer_that_is_not_installed_is_named(model_file: ModelFile, monkeypatc
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_onnxruntime(model_file: ModelFile, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="a peer of benchmarks, in an environment of its own")
+    pytest.importorskip("onnxruntime", reason="a peer: make test-onnxruntime")
     b = Builder(7)
     x = b.node("Relu", b.conv("images", 3, 8))
     real = tmp_path / "real.onnx"

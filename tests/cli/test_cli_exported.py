@@ -218,6 +218,18 @@ class TestWithEngine:
         nasb.export_onnx(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), real, (1, 8, 8))
         assert "no binary convolutions" in command("bench", real, "--rounds", 1).out
 
+    @pytest.mark.filterwarnings("ignore")
+    def test_bench_against_onnxruntime_names_the_host(self, exported: Path, command: Command) -> None:
+        pytest.importorskip("onnxruntime", reason="a peer: make test-onnxruntime")
+        peers = "onnxruntime,onnxruntime-int8"
+        result = command("bench", exported, "--against", peers, "--rounds", 1)
+        assert result.code == 0, result.err
+        assert [line.split("  ")[-1] for line in result.out.splitlines()[-2:]] == ["resnet20 (width: 4)"] * 2
+        with_a_file = command(
+            "bench", exported, "--against", "onnxruntime", "--real-model", exported, "--rounds", 1, "--json"
+        )
+        assert json.loads(with_a_file.out)["peers"][1]["file"] == str(exported)
+
     def test_bench_s_real_network_has_the_file_s_options(
         self, exported: Path, command: Command, refused: Refused
     ) -> None:
