@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -11,7 +12,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from nasb.deploy.verify import Verification
-from nasb.model_file import load_model, save_model
+from nasb.model_file import BINARY, load_model, save_model
 from tests.cli.conftest import Command, Refused, contents
 
 PRETRAINING = {"weights": "real", "activations": "hardtanh"}
@@ -145,6 +146,14 @@ def test_without_output(refused: Refused, model: Path) -> None:
 
 def test_an_abbreviated_option_is_refused(refused: Refused, model: Path, tmp_path: Path) -> None:
     refused("export", model, "--out", tmp_path / "m.onnx", says=("unrecognized arguments: --out",))
+
+
+def test_a_host_that_is_not_registered_here(refused: Refused, model: Path, tmp_path: Path) -> None:
+    loaded = load_model(model)
+    architecture = replace(loaded.architecture, host="my_host")
+    path = tmp_path / "own.safetensors"
+    save_model(path, loaded.network, architecture, loaded.preprocessing, loaded.class_names, BINARY)
+    refused("export", path, "-o", tmp_path / "m.onnx", says=("own.safetensors", '"my_host"', "--plugin FILE.py"))
 
 
 def test_a_layer_that_the_file_cannot_hold(refused: Refused, command: Command, tiny: Path, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def bench(
 def _kernel(session: Session) -> str:
     """Return the kernel of the binary convolutions; "" where there are none."""
     ran = {layer.kernel for layer in session.profile(repeats=1) if layer.binary}
-    return getattr(session, "kernel", None) or ", ".join(sorted(ran))
+    return (getattr(session, "kernel", None) or ", ".join(sorted(ran))) if ran else ""
 
 
 def _import(name: str) -> Any:
