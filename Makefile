@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: help setup quickstart test lint format engine engine-aarch64 engine-fuzz peers clean
+.PHONY: help setup quickstart test test-onnxruntime lint format engine engine-aarch64 engine-fuzz peers clean
 
 # What the Python package of the engine is built of, and what clang-format looks after.
 ENGINE := $(shell find engine -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pyi' -o -name '*.toml' \
@@ -16,6 +16,7 @@ help:
 	@echo "make setup       virtual environment in .venv, with everything that development needs"
 	@echo "make quickstart  search, train and evaluate a binary network on handwritten digits, into runs/quickstart"
 	@echo "make test        the whole test suite"
+	@echo "make test-onnxruntime  the tests that need ONNX Runtime, a peer; into build/onnxruntime"
 	@echo "make lint        ruff, mypy and clang-format, as CI runs them"
 	@echo "make format      ruff format, clang-format"
 	@echo "make engine      nasb-run (static) and the C library, into build/engine-native"
@@ -49,6 +50,18 @@ quickstart: setup
 # As many processes as cores, one thread of torch each; a file's tests stay together, and with them what they share.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# A peer is no part of the environment. What ONNX Runtime needs beside itself, the environment has.
+ONNXRUNTIME := build/onnxruntime
+$(ONNXRUNTIME)/.ready: benchmarks/peers/requirements.txt .venv/ready
+	rm -rf $(ONNXRUNTIME)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(ONNXRUNTIME) -c benchmarks/peers/requirements.txt onnxruntime
+	@touch $@
+
+test-onnxruntime: setup $(ONNXRUNTIME)/.ready
+	PYTHONPATH=$(CURDIR)/$(ONNXRUNTIME) $(BIN)/python -c "import onnxruntime.quantization"
+	PYTHONPATH=$(CURDIR)/$(ONNXRUNTIME) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -k onnxruntime \
+		tests/deploy/test_deploy_onnxruntime.py engine/tests/test_engine_bench.py tests/cli/test_cli_exported.py
 
 lint: setup
 	$(BIN)/ruff check .

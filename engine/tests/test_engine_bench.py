@@ -79,6 +79,15 @@ def test_record_and_text(engine: Engine, model_file: ModelFile) -> None:
     assert "nasb-engine" in describe(record)
 
 
+def test_the_kernel_is_told(engine: Engine, model_file: ModelFile) -> None:
+    arguments = ("bench", model_file("classifier"), "--rounds", 1, "--kernel", "portable")
+    assert "portable" in json.loads(engine(*arguments, "--json").stdout)["kernel"]
+    assert "portable" in engine(*arguments).stdout.splitlines()[0]
+    linear = bench(str(model_file("linear")), rounds=1)
+    assert linear["kernel"] == ""
+    assert "no binary convolutions" in describe(linear)
+
+
 def test_further_peers(model_file: ModelFile) -> None:
     seen = []
 
@@ -86,8 +95,10 @@ def test_further_peers(model_file: ModelFile) -> None:
         assert image.shape == (1, 3, 8, 8)
         return {"mine": lambda: seen.append(1)}
 
-    record = bench(str(model_file("classifier")), rounds=1, others=others)
+    record = bench(str(model_file("classifier")), rounds=1, others=others, networks={"mine": "a network (width: 4)"})
     assert [peer["name"] for peer in record["peers"]] == ["nasb-engine", "mine"]
+    assert [peer["network"] for peer in record["peers"]] == [None, "a network (width: 4)"]
+    assert describe(record).splitlines()[-1].endswith("  a network (width: 4)")
     assert seen
 
 
@@ -100,7 +111,7 @@ def test_a_peer_that_is_not_installed_is_named(model_file: ModelFile, monkeypatc
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_onnxruntime(model_file: ModelFile, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="a peer of benchmarks, in an environment of its own")
+    pytest.importorskip("onnxruntime", reason="a peer: make test-onnxruntime")
     b = Builder(7)
     x = b.node("Relu", b.conv("images", 3, 8))
     real = tmp_path / "real.onnx"

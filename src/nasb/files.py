@@ -1,6 +1,7 @@
 """Files: written atomically (whole or not at all, also on a full disk), read with clear errors."""
 
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,14 +13,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def destination(path: Path) -> Path:
+    """Return the file that is written in the name of `path`: where symbolic links lead.
+
+    Raises:
+        UserError: what stands there is no regular file. Renaming a file over a device or a socket would destroy it.
+    """
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        regular = True
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+    if not regular:
+        raise UserError(f"{path}: cannot be written: it is not a regular file; give another name")
+    return Path(os.path.realpath(path))
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, and rename it to `path`.
 
+    A symbolic link stays one: the file that it leads to is replaced.
+
     Raises:
-        UserError: it cannot be written (folder missing, no permission, disk full); what stood at `path` stands still.
+        UserError: it cannot be written (folder missing, no permission, disk full, no regular file); what stood at
+            `path` stands still.
     """
+    target = destination(path)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
     os.close(handle)
@@ -29,7 +51,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}; the former file is untouched") from None
     finally:

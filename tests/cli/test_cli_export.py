@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -11,7 +12,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from nasb.deploy.verify import Verification
-from nasb.model_file import load_model, save_model
+from nasb.model_file import BINARY, load_model, save_model
 from tests.cli.conftest import Command, Refused, contents
 
 PRETRAINING = {"weights": "real", "activations": "hardtanh"}
@@ -109,6 +110,24 @@ def test_an_output_without_permission(
     refused("export", model, "-o", tmp_path / "m.onnx", says=("m.onnx: cannot be written: no permission",))
 
 
+def test_an_output_that_is_no_regular_file(refused: Refused, model: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.onnx")
+    refused("export", model, "-o", tmp_path / "m.onnx", says=("m.onnx: cannot be written: it is not a regular file",))
+    assert (tmp_path / "m.onnx").is_fifo()
+
+
+def test_a_link_is_followed(command: Command, refused: Refused, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.onnx").symlink_to("real.onnx")
+    (tmp_path / "real.onnx").write_bytes(b"former")
+    assert command("export", model, "-o", tmp_path / "link.onnx").code == 0
+    assert (tmp_path / "link.onnx").is_symlink()
+    onnx.checker.check_model(onnx.load(tmp_path / "real.onnx"))
+    (tmp_path / "lost.onnx").symlink_to("nowhere/m.onnx")
+    refused(
+        "export", model, "-o", tmp_path / "lost.onnx", says=("lost.onnx: cannot be written: it leads to", "nowhere")
+    )
+
+
 def test_a_full_disk_leaves_the_former_file(
     refused: Refused, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +146,14 @@ def test_without_output(refused: Refused, model: Path) -> None:
 
 def test_an_abbreviated_option_is_refused(refused: Refused, model: Path, tmp_path: Path) -> None:
     refused("export", model, "--out", tmp_path / "m.onnx", says=("unrecognized arguments: --out",))
+
+
+def test_a_host_that_is_not_registered_here(refused: Refused, model: Path, tmp_path: Path) -> None:
+    loaded = load_model(model)
+    architecture = replace(loaded.architecture, host="my_host")
+    path = tmp_path / "own.safetensors"
+    save_model(path, loaded.network, architecture, loaded.preprocessing, loaded.class_names, BINARY)
+    refused("export", path, "-o", tmp_path / "m.onnx", says=("own.safetensors", '"my_host"', "--plugin FILE.py"))
 
 
 def test_a_layer_that_the_file_cannot_hold(refused: Refused, command: Command, tiny: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What the commands do with model.onnx: the same as with the network it was made of, by the engine; and without it."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,10 @@ import torch
 from PIL import Image
 
 import nasb
-from tests.cli.conftest import Command, Refused, tiny_architecture
+from nasb.cells.architecture import Architecture
+from nasb.networks.registry import HOSTS
+from nasb.plugin import load_plugin
+from tests.cli.conftest import Command, Refused, Result, tiny_architecture
 
 Exported = Callable[[], Path]
 
@@ -76,6 +80,113 @@ class TestWithEngine:
         assert ours["images"] == theirs["images"] > 0
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
 
+    @pytest.fixture
+    def engine(self, capsys: pytest.CaptureFixture[str]) -> Command:
+        """Return a function that calls nasb-engine; its errors as nasb's would be, for comparison."""
+        from nasb_engine.cli import main
+
+        def call(*arguments: object) -> Result:
+            capsys.readouterr()
+            code = main([str(argument) for argument in arguments])
+            captured = capsys.readouterr()
+            return Result(code, captured.out, captured.err.replace("nasb-engine: ", "nasb: "))
+
+        return call
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """photos/<class>/: two pictures of each of three digits, and a file that is none."""
+        random = np.random.default_rng(0)
+        for name in "027":
+            (tmp_path / "photos" / name).mkdir(parents=True)
+            for index in range(2):
+                pixels = random.integers(0, 256, (8, 8), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{index}.png")
+        (tmp_path / "photos/7/broken.png").write_bytes(b"none")
+        return tmp_path / "photos"
+
+    @pytest.mark.parametrize("options", [(), ("--top", 2, "--json"), ("--threads", 1, "--kernel", "portable")])
+    def test_predict_is_the_engines(
+        self, exported: Path, images: list[Path], command: Command, engine: Command, options: tuple[object, ...]
+    ) -> None:
+        arguments = ("predict", exported, *images, "nothing.png", *options)
+        assert command(*arguments) == engine(*arguments)
+
+    def test_evaluate_of_a_folder_is_the_engines(
+        self, exported: Path, folder: Path, command: Command, engine: Command
+    ) -> None:
+        arguments = ("evaluate", exported, folder, "--batch", 4, "--threads", 1, "--kernel", "portable")
+        ours, theirs = command(*arguments), engine(*arguments)
+        assert (ours.code, ours.err) == (theirs.code, theirs.err) == (0, theirs.err)
+        assert "left out: image" in ours.err
+        assert ours.out.splitlines()[0] == theirs.out.splitlines()[0]
+        assert "Top-5" in ours.out
+        records = [json.loads(program(*arguments, "--json").out) for program in (command, engine)]
+        for record in records:
+            for key in ("seconds", "engine_seconds", "images_per_second"):
+                assert record.pop(key) > 0
+        assert records[0] == records[1]
+        assert (records[0]["images"], records[0]["threads"]) == (6, 1)
+
+    @pytest.mark.parametrize("options", [(), ("--json",), ("--threads", 1, "--kernel", "portable")])
+    def test_info_of_a_file_is_the_engines(
+        self, exported: Path, command: Command, engine: Command, options: tuple[object, ...]
+    ) -> None:
+        result = command("info", exported, *options)
+        assert result == engine("info", exported, *options)
+        assert str(exported) in result.out
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("predict", "model.onnx", "0.png", "--threads", -2),
+            ("predict", "model.onnx", "0.png", "--kernel", "sse9"),
+            ("predict", "model.onnx", "0.png", "--top", 0),
+            ("predict", "nothing.onnx", "0.png"),
+            ("evaluate", "model.onnx", "nowhere"),
+            ("evaluate", "model.onnx", "photos", "--batch", 0),
+            ("info", "nothing.onnx"),
+            ("info", "model.onnx", "--kernel", "sse9"),
+        ],
+    )
+    @pytest.mark.usefixtures("images", "folder")
+    def test_what_the_engine_refuses(
+        self, exported: Path, refused: Refused, engine: Command, monkeypatch: pytest.MonkeyPatch,
+        arguments: tuple[object, ...],
+    ) -> None:  # fmt: skip
+        monkeypatch.chdir(exported.parent)
+        assert refused(*arguments, says=()) == engine(*arguments).err.strip()
+
+    def test_options_that_do_not_fit_the_target(
+        self, exported: Path, model: Path, folder: Path, refused: Refused, images: list[Path]
+    ) -> None:
+        for option in (("--threads", 1), ("--kernel", "portable")):
+            refused("predict", model, images[0], *option, says=(option[0], "model.onnx", f"{model} is none"))
+            refused("info", *option, says=(option[0], "model.onnx", "give one"))
+        refused("evaluate", model, "--data.name", "digits", "--batch", 2, says=("--batch", f"{model} is none"))
+        refused("evaluate", model, folder, says=(f"--data.name folder --data.root {folder}",))
+        refused("evaluate", exported, says=("FOLDER", "--data.name"))
+        refused("evaluate", exported, "--data.name", "digits", "--batch", 2, says=("--data.batch_size",))
+        for flag in (("--part", "test"), ("--data.name=digits",), ("--seed", 1)):
+            refused("evaluate", exported, folder, *flag, says=(flag[0].split("=")[0], str(folder)))
+        data = ("--data.name", "folder", "--data.root", folder)
+        refused("evaluate", exported, *data, says=("has no folder train/", f"nasb evaluate {exported} {folder}"))
+        refused("info", model, says=("is no exported file", "nasb summary"))
+
+    def test_evaluate_of_named_data_takes_the_engines_options(
+        self, exported: Path, command: Command, refused: Refused
+    ) -> None:
+        data = ("evaluate", exported, "--data.name", "digits", "--json")
+        assert command(*data, "--threads", 1, "--kernel", "portable").out == command(*data).out
+        refused(*data, "--kernel", "sse9", says=("sse9",))
+
+    def test_help_tells_what_is_the_engines(self, command: Command) -> None:
+        for name in ("predict", "evaluate", "info"):
+            text = " ".join(command(name, "--help").out.split())
+            assert "--threads THREADS of model.onnx" in text
+            assert "--kernel KERNEL of model.onnx" in text
+        assert "FOLDER of model.onnx" in " ".join(command("evaluate", "--help").out.split())
+
     def test_evaluate_refuses_other_images(self, exported: Path, refused: Refused) -> None:
         refused("evaluate", exported, says=("--data.name",))
         refused("evaluate", exported, "--network", "resnet20", says=("leave out --network",))
@@ -91,7 +202,69 @@ class TestWithEngine:
         assert [peer["name"] for peer in record["peers"]] == ["nasb-engine", "torch"]
         assert all(peer["ratio"]["median"] > 0 for peer in record["peers"])
         assert record["conditions"]["versions"]["torch"]
-        assert "ratio" in command("bench", exported, "--rounds", 1).out
+        assert [(peer["file"], peer["network"]) for peer in record["peers"]] == [
+            (str(exported), None),
+            (None, "resnet20 (width: 4)"),
+        ]
+        text = command("bench", exported, "--against", "torch", "--rounds", 1).out
+        assert "ratio" in text
+        assert text.splitlines()[-1].endswith("  resnet20 (width: 4)")
+
+    def test_bench_tells_the_kernel(self, exported: Path, command: Command, tmp_path: Path) -> None:
+        arguments = ("bench", exported, "--rounds", 1, "--kernel", "portable")
+        assert "portable" in json.loads(command(*arguments, "--json").out)["kernel"]
+        assert re.search(r"kernel \w*portable", command(*arguments).out.splitlines()[0])
+        real = tmp_path / "real.onnx"
+        nasb.export_onnx(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), real, (1, 8, 8))
+        assert "no binary convolutions" in command("bench", real, "--rounds", 1).out
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_bench_against_onnxruntime_names_the_host(self, exported: Path, command: Command) -> None:
+        pytest.importorskip("onnxruntime", reason="a peer: make test-onnxruntime")
+        peers = "onnxruntime,onnxruntime-int8"
+        result = command("bench", exported, "--against", peers, "--rounds", 1)
+        assert result.code == 0, result.err
+        assert [line.split("  ")[-1] for line in result.out.splitlines()[-2:]] == ["resnet20 (width: 4)"] * 2
+        with_a_file = command(
+            "bench", exported, "--against", "onnxruntime", "--real-model", exported, "--rounds", 1, "--json"
+        )
+        assert json.loads(with_a_file.out)["peers"][1]["file"] == str(exported)
+
+    def test_bench_s_real_network_has_the_file_s_options(
+        self, exported: Path, command: Command, refused: Refused
+    ) -> None:
+        """Else a full-width network stands beside a narrow one."""
+        for name, network in (("resnet20", "resnet20 (width: 4)"), ("resnet32", "resnet32 (width: 4)")):
+            arguments = ("--real-network", name, "--against", "torch", "--rounds", 1, "--json")
+            record = json.loads(command("bench", exported, *arguments).out)
+            assert record["peers"][1]["network"] == network
+        against = ("bench", exported, "--against", "torch", "--real-network")
+        refused(*against, "xnor_resnet20", says=("xnor_resnet20", "give a real network"))
+        refused(*against, "resnet21", says=("resnet21", "--plugin"))
+
+    def test_bench_of_a_host_of_the_users_own(
+        self, refused: Refused, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        nasb.create_network("resnet20", width=1)  # registers nasb's own
+        monkeypatch.setattr(HOSTS, "_entries", dict(HOSTS._entries))
+        plugin, path = tmp_path / "own.py", tmp_path / "own.onnx"
+        plugin.write_text(
+            "import nasb\n"
+            "from torch import nn\n"
+            "@nasb.register_host('own_bench_host', input_shape=(1, 8, 8), num_classes=10)\n"
+            "def own(num_classes, in_channels):\n"
+            "    'Own.'\n"
+            "    return nn.Sequential(nn.Conv2d(in_channels, 4, 8), nn.Flatten(), nn.Linear(4, num_classes))\n"
+        )
+        load_plugin(str(plugin))
+        architecture = Architecture(host="own_bench_host", num_classes=10, input_shape=(1, 8, 8), cells={})
+        nasb.export_onnx(nasb.create_network("own_bench_host"), path, (1, 8, 8), architecture=architecture)
+        del HOSTS._entries["own_bench_host"]  # as in a new process
+        monkeypatch.setattr("nasb.plugin._LOADED", set())
+        arguments = ("bench", path, "--against", "torch", "--rounds", 1)
+        refused(*arguments, says=('unknown host network "own_bench_host"', "--plugin FILE.py"))
+        result = command(*arguments, "--plugin", plugin)
+        assert result.out.splitlines()[-1].endswith("  own_bench_host"), result.err
 
     def test_bench_refuses(self, exported: Path, refused: Refused, tmp_path: Path) -> None:
         refused("bench", exported, "--against", "tensorrt", says=("tensorrt", "onnxruntime-int8"))

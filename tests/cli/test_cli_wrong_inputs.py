@@ -44,7 +44,7 @@ def cut(path: Path, share: float = 0.5) -> Path:
     [
         ("serch: {epochs: 1}", "serch"),
         ("search: {epoch: 1}", 'unknown key "search.epoch"'),
-        ("search: {epochs: many}", 'config.yaml: Parser key "search.epochs"'),
+        ("search: {epochs: many}", "config.yaml: search.epochs is many; give a whole number"),
         ("seed: 1\nsearch: {budget: 1.2}\nseed: 2", "the key seed stands there twice"),
         ("search: {budget: 1.2, epochs: 1, budget: 1.3}", "the key search.budget stands there twice"),
         ("search: {epochs: 1.5}", "search.epochs"),
@@ -83,7 +83,11 @@ def test_a_config_that_is_not_there(refused: Refused, tmp_path: Path, name: str)
         (["--pretrain.teacher_weights", "x"], "pretrain: teacher is auto and teacher_weights is x"),
         (["--hardware.threads", "0"], "hardware.threads"),
         (["--checkpoint_minutes", "-1"], "checkpoint_minutes is -1"),
-        (["--search.epochs", "many"], "search.epochs"),
+        (["--search.epochs", "many"], "--search.epochs is many; give a whole number"),
+        (["--search.budget", "much"], "--search.budget is much; give a number"),
+        (["--data.train_limit", "few"], "--data.train_limit is few; give a whole number"),
+        (["--data.mean", "grey"], "--data.mean is grey; give a list"),
+        (["--init_partial", "x"], "--init_partial is x; give true or false"),
         (["--search.epoch", "1"], "--search.epoch"),
         (["--nonsense", "1"], "--nonsense"),
         (["--config"], "--config"),
@@ -407,6 +411,12 @@ def test_evaluate(refused: Refused, model: Path, tmp_path: Path, make_images: Ma
     flags = ["--data.name", "folder", "--data.root", root, "--data.image_size", "8"]
     refused("evaluate", model, *flags, says=("was trained on images of 1 channel(s)", "folder have 3"))
     refused("evaluate", tmp_path / "empty", says=("is not a run directory",))
+
+
+@pytest.mark.parametrize("arguments", [("predict", "m.onnx", "a.png", "--top"), ("bench", "m.onnx", "--rounds")])
+def test_a_number_that_is_none(refused: Refused, arguments: tuple[str, ...]) -> None:
+    line = refused(*arguments, "x", says=())
+    assert line == f"nasb: {arguments[-1]} is x; give a whole number"
 
 
 @pytest.mark.parametrize("fault", ["missing", "text"])

@@ -1,5 +1,6 @@
 """What the tests of the export share: a run by ONNX's own reference evaluator, and networks that are not trivial."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 from nasb.cells.architecture import Architecture, Edge
 from nasb.cells.config import CellConfig
 from nasb.deploy import Export, export_onnx
+from nasb.deploy._interpreter import Interpreter, Values
+
+TOLERANCE = 1e-4
+"""Of logits, and of values around a threshold, relative to the largest: what rounding explains."""
 
 OPERATIONS = [
     ("identity", "bin_conv_1x1"),
@@ -61,6 +66,30 @@ def agree(network: nn.Module, path: Path, shape: tuple[int, int, int], count: in
         found = evaluate(path, images)
         assert found.shape == expected.shape
         assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def first_flips(interpreter: Interpreter, own: Mapping[str, np.ndarray], torchs: Values) -> np.ndarray:
+    """Which images have a sign that differs from torch's; the first of each must lie within rounding of its threshold.
+
+    One value is on each side of the threshold, so neither is further from it than from the other.
+
+    Args:
+        interpreter: of the file.
+        own: the tensors that another runtime has computed; at least those that the Binarize nodes read and write.
+        torchs: the interpreter's own.
+    """
+    count = len(torchs.tensors["images"])
+    flipped = np.zeros(count, bool)
+    for node in interpreter.graph.node:
+        if node.op_type != "Binarize":
+            continue
+        x, own_x = torchs.tensors[node.input[0]].numpy(), own[node.input[0]]
+        differs = (torchs.tensors[node.output[0]].numpy() != own[node.output[0]]).reshape(count, -1)
+        gaps = np.abs(x - own_x).reshape(count, -1)
+        for image in np.flatnonzero(differs.any(1) & ~flipped):
+            assert gaps[image][differs[image]].max() <= TOLERANCE * np.abs(x[image]).max(), f"{node.name}: no rounding"
+        flipped |= differs.any(1)
+    return flipped
 
 
 def zoo(*, nodes: int = 1, width: int = 4, size: int = 16, **cell: Any) -> Architecture:

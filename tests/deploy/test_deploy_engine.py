@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from deploy_reference import steady, zoo
+from deploy_reference import TOLERANCE, first_flips, steady, zoo
 from test_deploy_networks import CASES, HOSTS, ZOOS, make
 
 from nasb.cells.config import CellConfig
 from nasb.deploy import export_onnx
-from nasb.deploy._interpreter import Attributes, Interpreter, Values, _accumulate
+from nasb.deploy._interpreter import Attributes, Interpreter, _accumulate
 from nasb.networks import create_network
 from nasb.networks.convert import convert
 
@@ -16,30 +16,11 @@ nasb_engine = pytest.importorskip("nasb_engine")
 helper = pytest.importorskip("onnx.helper")
 
 IMAGES = 6
-TOLERANCE = 1e-4
 KERNELS = [kernel.name for kernel in nasb_engine.kernels() if kernel.verified and kernel.name != "reference"]
 
 
 def attributes(node: object) -> Attributes:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}  # type: ignore[attr-defined]
-
-
-def first_flips(interpreter: Interpreter, own: dict[str, np.ndarray], torchs: Values) -> np.ndarray:
-    """Which images have a sign that differs from torch's; the first of each must lie within rounding of its threshold.
-
-    One value is on each side of the threshold, so neither is further from it than from the other.
-    """
-    flipped = np.zeros(IMAGES, bool)
-    for node in interpreter.graph.node:
-        if node.op_type != "Binarize":
-            continue
-        x, own_x = torchs.tensors[node.input[0]].numpy(), own[node.input[0]]
-        differs = (torchs.tensors[node.output[0]].numpy() != own[node.output[0]]).reshape(IMAGES, -1)
-        gaps = np.abs(x - own_x).reshape(IMAGES, -1)
-        for image in np.flatnonzero(differs.any(1) & ~flipped):
-            assert gaps[image][differs[image]].max() <= TOLERANCE * np.abs(x[image]).max(), f"{node.name}: no rounding"
-        flipped |= differs.any(1)
-    return flipped
 
 
 def check(path: object, shape: tuple[int, int, int], record_property: object) -> None:

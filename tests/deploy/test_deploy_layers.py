@@ -299,7 +299,9 @@ REFUSED = {
     "operation": (nn.Sequential(nn.ReLU(), Own()), "body.1 is the operation cumsum (in a Own)", "relu"),
     "subclass": (OwnConv(6, 6, 1), "body is the operation conv2d (in a OwnConv)", "adaptive_avg_pool2d"),
     "softmax": (nn.Softmax(1), "body is a Softmax", "ReLU"),
-    "control flow": (Branching(), "Body cannot be traced by torch.fx", "control flow"),
+    "control flow": (Branching(), "body (a Branching) cannot be traced by torch.fx", "control flow"),
+    "control flow inside": (nn.Sequential(nn.ReLU(), nn.Sequential(Branching())), "body.1.0 (a Branching) cannot", ""),
+    "control flow on top": (lambda self, x: x if x.sum() > 0 else -x, "Body cannot be traced", "control flow"),
     "across images": (lambda self, x: x - x.mean(0, keepdim=True), "mean computes across the images", "(1, 6, 8, 6)"),
     "first image": (lambda self, x: x[:1] + x, "getitem computes across the images", ""),
     "batch statistics": (nn.BatchNorm2d(6, track_running_stats=False), "body has no running statistics", ""),
@@ -338,10 +340,35 @@ def test_what_the_file_cannot_hold_is_refused_by_name(name, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        (nn.Sequential(BinaryConv2d(3, 4, (8, 6)), nn.Flatten()), "0"),
+        (nn.Sequential(Binarize(), nn.ZeroPad2d(1), BinaryConv2d(3, 4, (10, 8)), nn.Flatten()), "2"),
+        (nn.Sequential(nn.Flatten(), BinaryLinear(144, 4)), "1"),
+        (nn.Sequential(AbcConv2d(3, 4, (8, 6)), nn.Flatten()), "0"),
+    ],
+    ids=["real", "padded by 0", "linear", "abc"],
+)
+def test_a_binary_layer_that_reads_no_signs_is_refused(network, name, tmp_path):
+    with pytest.raises(UserError) as caught:
+        export(network.eval(), tmp_path / "m.onnx", SHAPE)
+    assert str(caught.value).startswith(f"export: {name}: its input is not signs (-1 and +1)")
+    assert str(caught.value).endswith("put a Binarize in front of it")
+
+
+def test_one_layer_is_a_network(tmp_path):
+    _, model = export(nn.Flatten().eval(), tmp_path / "m.onnx", SHAPE)
+    assert [node.op_type for node in model.graph.node] == ["Flatten"]
+
+
+@pytest.mark.parametrize(
     ("network", "says"),
     [
         (nn.Identity(), "must return one tensor [N, classes]"),
         (nn.Sequential(nn.Conv2d(3, 4, 1)), "must return one tensor [N, classes]"),
+        (nn.Conv2d(3, 4, 1), "must return one tensor [N, classes]"),
+        (nn.Linear(6, 4), "0 reads a value of shape (3, 3, 8, 6); the file holds linear layers on [N, features]"),
+        (nn.GELU(), "is the operation gelu (in a GELU), which the file cannot hold"),
         (nn.Sequential(nn.Flatten(), nn.Linear(3, 3)), "does not run on images of shape (3, 8, 6)"),
     ],
 )

@@ -116,6 +116,7 @@ def bench(
     rounds: int = 30,
     kernel: str = "",
     others: Callable[[npt.NDArray[np.float32]], Mapping[str, Runner]] | None = None,
+    networks: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Time a model on one image, beside the peers named.
 
@@ -128,8 +129,10 @@ def bench(
         rounds: see `compare`.
         kernel: see `Session`.
         others: makes further peers for an image [1, C, H, W]: name and what to time.
+        networks: what a peer runs, by the peer's name, where it is no file or one that will be gone.
     Returns:
-        A record for JSON: model, conditions, peers (each with times, ratios and the file that it ran).
+        A record for JSON: model, kernel, conditions, peers (each with times, ratios and the file or network that it
+        ran).
     Raises:
         EngineError: an unknown peer, one that is not installed, or a file that it refuses.
     """
@@ -155,14 +158,29 @@ def bench(
         if others is not None:
             runners |= others(image_NCHW)
         comparisons = compare(runners, rounds=rounds)
+    networks = networks or {}
     return {
         "model": model,
+        "kernel": _kernel(session),
         "file_bytes": session.file_bytes,
         "batch": 1,
         "rounds": rounds,
         "conditions": conditions(threads),
-        "peers": [asdict(comparison) | {"file": files.get(comparison.name)} for comparison in comparisons],
+        "peers": [
+            asdict(comparison)
+            | {
+                "file": None if comparison.name in networks else files.get(comparison.name),
+                "network": networks.get(comparison.name),
+            }
+            for comparison in comparisons
+        ],
     }
+
+
+def _kernel(session: Session) -> str:
+    """Return the kernel of the binary convolutions; "" where there are none."""
+    ran = {layer.kernel for layer in session.profile(repeats=1) if layer.binary}
+    return (getattr(session, "kernel", None) or ", ".join(sorted(ran))) if ran else ""
 
 
 def _import(name: str) -> Any:
@@ -239,7 +257,7 @@ def describe(record: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     lines = [
         f"{record['model']}: {record['file_bytes']:,} bytes, one image, {found['threads']} thread(s), "
-        f"{record['rounds']} rounds",
+        f"{record['rounds']} rounds, {'kernel ' + record['kernel'] if record['kernel'] else 'no binary convolutions'}",
         f"{found['cpu']} ({' '.join(found['instruction_sets'])}); {versions}; load {found['load_average'][0]}",
         "",
         f"{'':<20}{'ms (median)':>12}{'quartiles':>20}{'ratio (median)':>16}{'quartiles':>18}",
@@ -248,6 +266,7 @@ def describe(record: Mapping[str, Any]) -> str:
         ms, ratio = peer["milliseconds"], peer["ratio"]
         times = f"{ms['lower_quartile']:.3f} - {ms['upper_quartile']:.3f}"
         ratios = f"{ratio['lower_quartile']:.2f} - {ratio['upper_quartile']:.2f}"
-        note = f"  {peer['file']}" if peer["file"] not in (None, record["model"]) else ""
+        ran = peer["network"] or peer["file"]
+        note = f"  {ran}" if ran not in (None, record["model"]) else ""
         lines.append(f"{peer['name']:<20}{ms['median']:>12.3f}{times:>20}{ratio['median']:>16.2f}{ratios:>18}{note}")
     return "\n".join(lines)

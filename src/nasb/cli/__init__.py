@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("nasb.cli.inspection", "what conversion makes of each convolution of a host, and why"),
     "draw": ("nasb.cli.inspection", "picture of an architecture"),
     "list": ("nasb.cli.inspection", "networks, operations, strategies, datasets, recipes"),
-    "info": ("nasb.cli.inspection", "versions and hardware"),
+    "info": ("nasb.cli.inspection", "versions and hardware; what an exported file is"),
 }
 
 

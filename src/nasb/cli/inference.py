@@ -6,89 +6,153 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasb.cli.exported import evaluate_exported, is_exported, predict_exported
+from nasb.cli.exported import add_engine_options, evaluate_exported, is_exported, refuse_engine_options, run_engine
 from nasb.cli.matching import check_images
 from nasb.cli.parsing import PLUGIN_HELP, parser
 from nasb.engine import engine_module
 from nasb.errors import UserError
 
 if TYPE_CHECKING:
-    from nasb.data import DataConfig
+    from jsonargparse import Namespace
+    from torch import nn
+
+    from nasb.cli.parsing import Parser
+    from nasb.data import DataConfig, ImageData
     from nasb.model_file import Model
-    from nasb.training.evaluation import Result
 
 PARTS = ("test", "validation", "train")
 
 
-def evaluate_command(arguments: Sequence[str]) -> None:
+def evaluate_command(arguments: Sequence[str]) -> int | None:
     """Print Top-1 of a trained network."""
-    from nasb.data import DataConfig
-
-    p = parser(
-        "evaluate", "Top-1 of a trained network. A run directory brings its own data; a model file needs --data.name."
-    )
-    p.add_argument(
-        "target",
-        help="run directory, model.safetensors, model.onnx (run by the engine), or weights of a registered real "
-        "network (with --network)",
-    )
-    p.add_argument("--part", type=str, default="test", help=", ".join(PARTS))
-    p.add_argument("--network", type=str, default=None, help="registered real network whose weights the target holds")
-    p.add_argument("--option", action="append", default=[], help="key=value: an option of --network; repeatable")
-    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
-    p.add_argument("--seed", type=int, default=0, help="seed of the validation split, where no run directory tells it")
-    p.add_argument("--json", action="store_true", help="print JSON")
-    p.add_class_arguments(DataConfig, "data")
+    p = _evaluate_parser()
     values = p.parse_args(list(arguments))
-    if values.part not in PARTS:
-        raise UserError(f"--part is {values.part!r}; accepted: {', '.join(PARTS)}")
-    if is_exported(values.target):
-        if values.network is not None:
-            raise UserError(f"{values.target}: is a whole network; leave out --network")
+    _check_evaluate(values, arguments)
+    exported = is_exported(values.target)
+    if exported:
         engine_module("nasb_engine")  # said before any data are opened
+        if values.folder is not None:
+            return run_engine("evaluate", values, values.target, values.folder)
     if values.plugin is not None:
         from nasb.plugin import load_plugin
 
         load_plugin(values.plugin)
     given = any(argument.startswith("--data") for argument in arguments)
     data_config: DataConfig = p.instantiate(values)["data"]
-    config, seed = _data_of(values.target, data_config, given, values.seed)
-    from nasb.data import open_data
-    from nasb.training.evaluation import evaluate
+    data = _open(values.target, *_data_of(values.target, data_config, given, values.seed))
+    if exported:
+        result = evaluate_exported(values.target, data, values.part, values.threads or 0, values.kernel or "")
+    else:
+        from nasb.training.evaluation import evaluate
 
-    data = open_data(config, seed=seed)
-    if is_exported(values.target):
-        _print_result(evaluate_exported(values.target, data, values.part), values.part, values.json)
+        result = evaluate(_network(values, data).eval(), data, values.part)
+    if values.json:
+        record = {"part": values.part, "top1": result.top1, "loss": result.loss, "images": result.images}
+        print(json.dumps(record))
+    else:
+        print(f"{values.part}: Top-1 {result.top1:.2f}%, loss {result.loss:.4f}, {result.images:,} images")
+    return None
+
+
+def _evaluate_parser() -> "Parser":
+    from nasb.data import DataConfig
+
+    p = parser(
+        "evaluate",
+        "Top-1 of a trained network. A run directory brings its own data; a model file needs --data.name. model.onnx "
+        "with FOLDER does what nasb-engine evaluate does: Top-1, Top-5 and images per second.",
+    )
+    p.add_argument(
+        "target",
+        help="run directory, model.safetensors, model.onnx (run by the engine), or weights of a registered real "
+        "network (with --network)",
+    )
+    p.add_argument(
+        "folder",
+        nargs="?",
+        metavar="FOLDER",
+        help="of model.onnx: folder with one folder of images for each class, or with test/ or val/",
+    )
+    p.add_argument("--part", type=str, default="test", help=", ".join(PARTS))
+    p.add_argument("--network", type=str, default=None, help="registered real network whose weights the target holds")
+    p.add_argument("--option", action="append", default=[], help="key=value: an option of --network; repeatable")
+    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
+    p.add_argument("--seed", type=int, default=0, help="seed of the validation split, where no run directory tells it")
+    add_engine_options(p, "batch", "threads", "kernel")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    p.add_class_arguments(DataConfig, "data")
+    return p
+
+
+def _check_evaluate(values: "Namespace", arguments: Sequence[str]) -> None:
+    """Refuse options that do not fit the target, and what chooses other images beside a folder.
+
+    Raises:
+        UserError: names the option.
+    """
+    if values.part not in PARTS:
+        raise UserError(f"--part is {values.part!r}; accepted: {', '.join(PARTS)}")
+    if not is_exported(values.target):
+        refuse_engine_options(values, f"{values.target} is none")
+        if values.folder is not None:
+            raise UserError(
+                f"{values.folder}: a folder of images is for an exported file, model.onnx, which the engine runs; give "
+                f"--data.name folder --data.root {values.folder}"
+            )
         return
+    if values.network is not None:
+        raise UserError(f"{values.target}: is a whole network; leave out --network")
+    if values.folder is None:
+        if values.batch is not None:
+            raise UserError("--batch: is for FOLDER; give --data.batch_size")
+        return
+    for argument in arguments:
+        if argument.startswith(("--part", "--seed", "--data")):
+            raise UserError(
+                f"{argument.partition('=')[0]}: does not go with {values.folder}; give the folder of the images "
+                "themselves, or leave it out and choose by --data.name"
+            )
+
+
+def _open(target: str, config: "DataConfig", seed: int) -> "ImageData":
+    """Open the data; tell whom a folder without train/ suffices."""
+    from nasb.data import open_data
+
+    try:
+        return open_data(config, seed=seed)
+    except UserError as error:
+        if is_exported(target) and config.name == "folder" and config.root and Path(config.root).is_dir():
+            hint = f"nasb evaluate {target} {config.root} takes a folder that has no train/"
+            raise UserError(f"{error}; {hint}") from None
+        raise
+
+
+def _network(values: "Namespace", data: "ImageData") -> "nn.Module":
+    """Return the network of a run directory or model file, or --network with the weights of the target."""
     if values.network is None:
         model = _model(values.target)
-        network = model.network
         check_images(values.target, model.preprocessing, model.class_names, data)
-    else:
-        from nasb.cli.inspection import parse_option
-        from nasb.networks import create_host
-        from nasb.training.optimization import load_weights
+        return model.network
+    from nasb.cli.inspection import parse_option
+    from nasb.networks import create_host
+    from nasb.training.optimization import load_weights
 
-        options = dict(parse_option(option) for option in values.option)
-        network = create_host(
-            values.network, num_classes=data.num_classes, in_channels=data.input_shape[0], options=options
-        )
-        load_weights(network, values.target)
-    _print_result(evaluate(network.eval(), data, values.part), values.part, values.json)
-
-
-def _print_result(result: "Result", part: str, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"part": part, "top1": result.top1, "loss": result.loss, "images": result.images}))
-    else:
-        print(f"{part}: Top-1 {result.top1:.2f}%, loss {result.loss:.4f}, {result.images:,} images")
+    options = dict(parse_option(option) for option in values.option)
+    network = create_host(
+        values.network, num_classes=data.num_classes, in_channels=data.input_shape[0], options=options
+    )
+    load_weights(network, values.target)
+    return network
 
 
 def _data_of(target: str, asked: "DataConfig", given: bool, seed: int) -> "tuple[DataConfig, int]":
     """Return the data config and seed: those of the run, unless data flags are given."""
     if not Path(target).is_dir():
         if not given:
-            raise UserError(f"{target}: a file does not tell which images to use; give --data.name (and --data.root)")
+            folder = "a FOLDER of images, or " if is_exported(target) else ""
+            raise UserError(
+                f"{target}: a file does not tell which images to use; give {folder}--data.name (and --data.root)"
+            )
         return asked, seed
     from nasb.data import DataConfig
     from nasb.training.run_directory import read_config
@@ -115,12 +179,14 @@ def predict_command(arguments: Sequence[str]) -> int | None:
     p.add_argument("images", nargs="+", help="image files")
     p.add_argument("--top", type=int, default=3, help="how many classes to print for each image")
     p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
+    add_engine_options(p, "threads", "kernel")
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
     if values.top < 1:
         raise UserError(f"--top is {values.top}; it must be at least 1")
     if is_exported(values.target):
-        return predict_exported(values.target, values.images, values.top, values.json)
+        return run_engine("predict", values, values.target, *values.images, f"--top={values.top}")
+    refuse_engine_options(values, f"{values.target} is none")
     if values.plugin is not None:
         from nasb.plugin import load_plugin
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasb.cli.exported import add_engine_options, is_exported, refuse_engine_options, run_engine
 from nasb.cli.parsing import PLUGIN_HELP, parser
 from nasb.errors import UserError, unknown_name
 
@@ -283,11 +284,18 @@ def _listing(kind: str, pattern: str) -> dict[str, str]:
     return {name: line.removeprefix("#").strip() for name, line in lines.items()}
 
 
-def info_command(arguments: Sequence[str]) -> None:
-    """Print versions and hardware."""
-    p = parser("info", "Versions and hardware.")
+def info_command(arguments: Sequence[str]) -> int | None:
+    """Print versions and hardware, or what an exported file is."""
+    p = parser("info", "Versions and hardware; with model.onnx what nasb-engine info tells of it.")
+    p.add_argument("model", nargs="?", help="model.onnx of nasb export")
+    add_engine_options(p, "threads", "kernel")
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
+    if values.model is not None:
+        if not is_exported(values.model):
+            raise UserError(f"{values.model}: is no exported file, model.onnx; nasb summary tells of other networks")
+        return run_engine("info", values, values.model)
+    refuse_engine_options(values, "give one")
     from nasb.training.run_directory import environment
 
     facts = environment()
@@ -295,10 +303,11 @@ def info_command(arguments: Sequence[str]) -> None:
     engine, engine_text = _engine_facts()
     if values.json:
         print(json.dumps(facts | {"engine": engine}, indent=1))
-        return
+        return None
     for key, value in facts.items():
         print(f"{key}: {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value}")
     print(f"engine: {engine_text}")
+    return None
 
 
 def _engine_facts() -> "tuple[dict[str, Any] | str, str]":

@@ -1,5 +1,6 @@
 """What all commands share: parsers whose errors are one line, and the run's config from YAML and flags."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 PLUGIN_HELP = "Python file that registers your own networks, or a factory: file.py:function"
 
+# How jsonargparse tells that a value is of another type, and our words for the types.
+WRONG_VALUE = re.compile(r'Parser key "(?P<key>[^"]+)":.*?(?:Got|Given) value: (?P<value>[^\n]*)$', re.DOTALL)
+WRONG_KIND = re.compile(r"Expected a <class '(\w+)'>")
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "a list", "dict": "a mapping"}
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
@@ -24,7 +30,11 @@ class Parser(ArgumentParser):
     """A parser that raises UserError instead of printing its usage and leaving."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the message as a UserError."""
+        """Raise the message as a UserError, in our words where a value is of another type."""
+        wrong = WRONG_VALUE.search(message)
+        kinds = [KINDS[kind] for kind in WRONG_KIND.findall(message) if kind in KINDS]
+        if wrong is not None and kinds:
+            message = f"--{wrong['key']} is {wrong['value']}; give {' or '.join(dict.fromkeys(kinds))}"
         raise UserError(message) from None
 
 
@@ -66,7 +76,7 @@ def parse_run(command: str, description: str, arguments: Sequence[str]) -> "tupl
         try:
             p.parse_args(["--config", config])
         except UserError as error:
-            raise UserError(f"{config}: {error}") from None
+            raise UserError(f"{config}: {str(error).removeprefix('--')}") from None
     values = p.parse_args(arguments)
     if values.out is None:
         raise UserError(f"nasb {command}: --out is missing: give the run directory")

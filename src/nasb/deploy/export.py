@@ -21,7 +21,7 @@ from nasb.deploy.step import is_layer
 from nasb.deploy.tracing import trace
 from nasb.deploy.verify import verify
 from nasb.errors import UserError
-from nasb.files import write_atomically
+from nasb.files import destination, write_atomically
 from nasb.model_file import Model
 
 LAYOUT_VERSION = 1
@@ -58,7 +58,7 @@ def export_onnx(
             it is in evaluation mode.
         path: the file; what stood there stands until the new one is whole.
         input_shape: [channels, height, width] of one image. The number of images is free.
-        class_names: one for each output; by default the numbers from 0.
+        class_names: one for each output, all different; by default the numbers from 0.
         preprocessing: how an image becomes the network's input; goes into the metadata.
         architecture: of which the network was built; goes into the metadata.
 
@@ -67,13 +67,17 @@ def export_onnx(
 
     Raises:
         UserError: the network is searchable or in its phase of pretraining, has a layer that the file cannot hold, does
-            not run on `input_shape`, or the file cannot be written or differs from the network.
+            not run on `input_shape`, the class names are no texts or not different, or the file cannot be written or
+            differs from the network.
     """
     path = Path(path)
     check_path(path)
     shape = _check_shape(input_shape, preprocessing)
+    _check_class_names(class_names)
     _check_network(module)
     network = copy.deepcopy(module).cpu().eval()
+    if is_layer(network):
+        network = nn.Sequential(network)  # a layer is called by name in a network; alone it would be traced into
     found = trace(network, shape, is_layer)
     lowering = Lowering(found, GraphBuilder(found.names.values()))
     output = lowering.run()
@@ -116,15 +120,19 @@ def check_path(path: str | Path) -> None:
     """Refuse what cannot become a file, before any work is done.
 
     Raises:
-        UserError: a directory, a directory that is missing or that cannot be written.
+        UserError: a directory or another thing that is no regular file, a directory that is missing or that cannot be
+            written.
     """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a directory; give the name of a file, e.g. {path / 'model.onnx'}")
     if not path.parent.is_dir():
         raise UserError(f"{path}: cannot be written: there is no directory {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path}: cannot be written: no permission to write in {path.parent}")
+    folder = destination(path).parent
+    if not folder.is_dir():
+        raise UserError(f"{path}: cannot be written: it leads to {folder}, and there is no such directory")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{path}: cannot be written: no permission to write in {folder}")
 
 
 def _check_shape(input_shape: Sequence[int], preprocessing: Preprocessing | None) -> tuple[int, int, int]:
@@ -137,6 +145,18 @@ def _check_shape(input_shape: Sequence[int], preprocessing: Preprocessing | None
             f"{preprocessing.size}x{preprocessing.size}"
         )
     return shape[0], shape[1], shape[2]
+
+
+def _check_class_names(names: Sequence[str] | None) -> None:
+    if isinstance(names, str):
+        raise UserError(f"export: class_names is the text {names!r}; give a list of texts")
+    seen: set[str] = set()
+    for index, name in enumerate(names or ()):
+        if not isinstance(name, str):
+            raise UserError(f"export: class_names[{index}] is {name!r}; give texts, such as {str(name)!r}")
+        if name in seen:
+            raise UserError(f"export: class_names has {name!r} twice; classes are told apart by their names")
+        seen.add(name)
 
 
 def _check_network(module: nn.Module) -> None:

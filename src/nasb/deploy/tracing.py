@@ -42,6 +42,8 @@ class _Tracer(torch.fx.Tracer):
         super().__init__()
         self._is_leaf = is_leaf
         self.results: dict[torch.fx.Node, str] = {}
+        self.failed: nn.Module | None = None
+        """The innermost module that could not be traced."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, nn.Identity):
@@ -57,7 +59,11 @@ class _Tracer(torch.fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        result = super().call_module(m, forward, args, kwargs)
+        try:
+            result = super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or m
+            raise
         if isinstance(result, torch.fx.Proxy) and not isinstance(m, nn.Identity):
             self.results.setdefault(result.node, self.path_of_module(m))
         return result
@@ -99,6 +105,8 @@ def trace(network: nn.Module, input_shape: tuple[int, int, int], is_leaf: Callab
     except UserError:
         raise
     except Exception as error:
+        if tracer.failed is not None:
+            kind = f"{tracer.path_of_module(tracer.failed)} (a {type(tracer.failed).__name__})"
         raise UserError(f"export: {kind} cannot be traced by torch.fx: {_first_line(error)}") from None
     found = Trace(torch.fx.GraphModule(network, graph))
     runner = _Shapes(found.module)

@@ -151,6 +151,11 @@ class _Layers(torch.fx.Interpreter):
         self, n: torch.fx.Node, layer: BinaryConv2d | BinaryLinear, inputs: list[Tensor], made: tuple[str, ...]
     ) -> None:
         """Compare the accumulators of a binary layer's nodes, one or (ABC-Net) several, in order."""
+        if not all(bool((value.abs() == 1).all()) for value in inputs):
+            raise UserError(
+                f"export: {self.lowering.trace.names[n]}: its input is not signs (-1 and +1), which alone a binary "
+                "layer computes with; put a Binarize in front of it"
+            )
         found = [self.values.accumulators[name] for name in made if name in self.values.accumulators]
         if not isinstance(layer, AbcConv2d):
             for sums in found:

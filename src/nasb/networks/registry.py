@@ -138,7 +138,8 @@ def find_host(name: str) -> Host:
             f"{name}: is a factory, whose code is run only where you name it: --plugin {name} (in Python: "
             f'nasb.register_factory("{name}"))'
         )
-    raise UserError(unknown_name("host network", name, [*HOSTS, *RIVALS]))
+    known = unknown_name("host network", name, [*HOSTS, *RIVALS])
+    raise UserError(f"{known}; one of your own is known by --plugin FILE.py (in Python: nasb.register_host)")
 
 
 def _split(name: str) -> tuple[str, str]:
