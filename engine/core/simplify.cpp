@@ -7,8 +7,8 @@ namespace nasb {
 namespace {
 
 // Bytes of layers that the rewriting may add to a graph: each layer that moves is there once for each part, so that a
-// small file could ask for any number. DenseNet-264 takes an eighth of it.
-constexpr size_t kMostAdded = size_t{32} << 20;
+// small file could ask for any number. DenseNet-264 takes a quarter of it.
+constexpr size_t kMostAdded = size_t{16} << 20;
 
 bool per_channel(Op op) {
   return op == Op::kScale || op == Op::kShift || op == Op::kRelu || op == Op::kPrelu || op == Op::kClip;

@@ -1,5 +1,6 @@
 """What a file may cost: loading takes time in proportion to its nodes, and memory is refused beyond a limit."""
 
+import json
 import re
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from large_graphs import (
     wide_constants,
 )
 from nasb_engine import EngineError, Session
+from tiny_models import PREPROCESSING, classifier
 
 
 @pytest.mark.parametrize(
@@ -138,3 +140,15 @@ except nasb_engine.EngineError as error:
     kilobytes, message = done.stdout.split(" ", 1)
     assert re.search(r'node "layer6\d" \(Add\): the weights so far would take \d+ MB', message), message
     assert int(kilobytes) < 600_000  # 4 GB, were all of them made
+
+
+def test_an_image_is_not_enlarged_beyond_a_limit(native: Path, tmp_path: Path) -> None:
+    model = classifier()
+    (preprocessing,) = (entry for entry in model.metadata_props if entry.key == "nasb.preprocessing")
+    preprocessing.value = json.dumps(PREPROCESSING | {"resize": 65536})
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "small.ppm").write_bytes(b"P6\n5 4\n255\n" + bytes(5 * 4 * 3))
+    command = [native / "nasb-run", tmp_path / "model.onnx", tmp_path / "small.ppm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "an image of 5 x 4 pixels cannot be resized to 81920 x 65536" in done.stderr
