@@ -72,7 +72,7 @@ FUZZ_SECONDS ?= 600
 engine-fuzz: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" engine/build.sh fuzz
 	mkdir -p build/fuzz
-	build/engine-fuzz/nasb-fuzz-loader -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -timeout=20 -artifact_prefix=build/fuzz/found- \
+	build/engine-fuzz/nasb-fuzz-loader -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -timeout=60 -artifact_prefix=build/fuzz/found- \
 		build/fuzz engine/fuzz/corpus
 
 PEERS := build/peers

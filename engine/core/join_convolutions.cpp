@@ -1,6 +1,5 @@
 // Binary convolutions that read the same signs, add the same tensor and are concatenated (ReActNet's way to double the
 // channels) become one: each pixel's signs, its residual and its row of the result pass once.
-#include <algorithm>
 #include <utility>
 #include <vector>
 
