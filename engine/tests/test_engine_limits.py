@@ -34,19 +34,19 @@ from tiny_models import PREPROCESSING, classifier
     [
         (joined, (5000, 1000)),
         (pairs, (20_000,)),
-        (chain, (100_000,)),
+        (chain, (150_000,)),
         (u_shape, (50_000,)),
         (fan, (50_000, "Relu")),
         (convolutions, (40_000,)),
         (binarizations, (60_000,)),
-        (joins_of_joins, (5000,)),
+        (joins_of_joins, (8000,)),
     ],
 )
 def test_large_graphs_load_in_time(make: Callable[..., ModelProto], size: tuple[int | str, ...]) -> None:
     data = make(*size).SerializeToString()
     begin = time.process_time()
     Session(data, threads=1)
-    assert time.process_time() - begin < 2  # 0.1 to 0.5 s; what grows with a square took 2.5 s or more
+    assert time.process_time() - begin < 2  # 0.1 to 0.5 s; what grew with a square took 3 s or more
 
 
 def outputs(model: ModelProto, images: np.ndarray, operations: list[str] | None = None) -> np.ndarray:
