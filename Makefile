@@ -21,7 +21,7 @@ help:
 	@echo "make format      ruff format, clang-format"
 	@echo "make engine      nasb-run (static) and the C library, into build/engine-native"
 	@echo "make engine-aarch64  nasb-run for 64-bit ARM, into build/engine-aarch64; runs it under qemu-aarch64"
-	@echo "make engine-fuzz FUZZ_SECONDS=600  fuzz the loader with clang's libFuzzer"
+	@echo "make engine-fuzz FUZZ_SECONDS=600  fuzz the loader and the C API with clang's libFuzzer"
 	@echo "make peers       what benchmarks/engine.py compares the engine with, in environments under build/peers"
 
 setup: .venv/engine
@@ -85,7 +85,7 @@ FUZZ_SECONDS ?= 600
 engine-fuzz: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" engine/build.sh fuzz
 	mkdir -p build/fuzz
-	build/engine-fuzz/nasb-fuzz-loader -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=20 -artifact_prefix=build/fuzz/found- \
+	build/engine-fuzz/nasb-fuzz-loader -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -timeout=60 -artifact_prefix=build/fuzz/found- \
 		build/fuzz engine/fuzz/corpus
 
 PEERS := build/peers

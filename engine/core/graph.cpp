@@ -9,6 +9,18 @@ namespace {
 constexpr int64_t kOldestOpset = 13,
                   kNewestOpset = 25;  // of the default domain: operators used here mean the same in all
 
+// What a layer's constants take in memory: packed weights are larger than in the file (a word for 32 bits, rows of
+// channels filled up), and binary convolutions have tables of the output's pixels and the input's columns.
+double constant_bytes(const Layer& l) {
+  const ConvShape& s = l.shape;
+  double bytes = 4.0 * (l.weights.size() + l.values.size()) + l.bits.size();
+  const double rows = double(s.groups) * ((s.group_outputs() + kBlock - 1) / kBlock * kBlock) * s.taps();
+  if (l.op == Op::kConv) bytes += rows * s.group_inputs() * 4;
+  if (l.op == Op::kBinaryConv)
+    bytes += rows * ((s.group_inputs() + 31) / 32) * 8 + 4.0 * s.pixels() + 12.0 * s.out_width * s.stride_width;
+  return bytes;
+}
+
 }  // namespace
 
 Graph Lowering::run() {
@@ -26,10 +38,18 @@ Graph Lowering::run() {
   t.height = dimension(image.dims[2], image.name);
   t.width = dimension(image.dims[3], image.name);
   define(t, image.name);
+  const double most = 64.0 * model_.bytes + (256 << 20);
+  double bytes = 0;
   for (const onnx::Node& node : model_.nodes) {
     node_ = &node;
     if (node.outputs.size() != 1) fail("has " + std::to_string(node.outputs.size()) + " outputs, 1 expected");
+    const size_t before = graph_.layers.size();
     lower_node();
+    for (size_t i = before; i < graph_.layers.size(); ++i) bytes += constant_bytes(graph_.layers[i]);
+    // Nodes may share an initializer, so that a small file could ask for any amount.
+    if (bytes > most)
+      fail("the weights so far would take " + std::to_string(static_cast<int64_t>(bytes / 1e6)) +
+           " MB in memory, the file has " + std::to_string(model_.bytes / 1000) + " kB");
   }
   const auto found = values_.find(model_.outputs[0].name);
   if (found == values_.end() || found->second == 0)

@@ -350,6 +350,7 @@ Model read(const uint8_t* data, size_t size) {
   if (size == 0) throw Error(ErrorCode::kFile, "the file is empty");
   if (size > kMaxFile) throw Error(ErrorCode::kFile, "the file is larger than the 2 GB that ONNX allows");
   Model model;
+  model.bytes = size;
   Offsets offsets;
   bool has_graph = false;
   Message message(data, 0, size, "not an ONNX file, or damaged");

@@ -56,6 +56,7 @@ struct Value {
 };
 
 struct Model {
+  size_t bytes = 0;  // of the file
   int64_t ir_version = 0;
   std::map<std::string, int64_t> opsets;  // domain -> version
   std::vector<Node> nodes;                // in the file's order, which ONNX demands to be topological (checked)

@@ -1,8 +1,11 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <numeric>
+#include <queue>
+#include <utility>
 
 #include "error.h"
 
@@ -69,6 +72,7 @@ class Planner {
         readers_(graph.tensors.size()),
         kept_(graph.tensors.size()),
         ready_(graph.tensors.size()),
+        first_channel_(graph.tensors.size()),
         root_(graph.tensors.size()),
         done_(graph.layers.size()) {
     for (size_t i = 0; i < graph.layers.size(); ++i)
@@ -120,6 +124,14 @@ class Planner {
   // What an epilogue has done already; each stage comes once, in this order.
   enum Stage { kAffine, kShift, kResidual, kRectify, kDone };
 
+  // A concatenation whose parts are steps.
+  struct Joined {
+    bool in_place = false;   // each step writes its channels of the whole
+    bool stored = false;     // somebody reads the whole as real values
+    std::vector<int> signs;  // layers that binarize it
+    size_t missing = 0;      // parts without a step as yet
+  };
+
   // The one layer that reads a tensor nobody else wants, or -1.
   int sole_reader(int tensor) const {
     if (kept_[tensor] || readers_[tensor].size() != 1) return -1;
@@ -162,12 +174,16 @@ class Planner {
     }
     step.output = current;
     if (layer.op != Op::kBinarize && write_into_concat(step, current)) return;
+    const bool first = layer.op == Op::kBinarize;
     bool others = kept_[current];
     // Signs are packed a word at a time: a group's channels must begin at one.
     const bool packs = layer.shape.groups <= 1 || layer.shape.group_outputs() % 32 == 0 || !is_convolution(layer);
-    for (int reader : readers_[current]) {
+    const std::vector<int>& readers = readers_[current];
+    auto next = readers.begin();  // the binarizations in front of this one have been made
+    if (first) next = std::lower_bound(next, readers.end(), static_cast<int>(&layer - graph_.layers.data()));
+    for (; next != readers.end() && !(first && f.signs.size() == kMaxSignOutputs); ++next) {
+      const int reader = *next;
       const Layer& l = graph_.layers[reader];
-      const bool first = layer.op == Op::kBinarize;
       if (l.op == Op::kBinarize && packs && (&l == &layer || !done_[reader]) && f.signs.size() < kMaxSignOutputs &&
           (!first || ready_[current])) {
         f.signs.push_back({l.output, padded(l.values)});
@@ -178,8 +194,8 @@ class Planner {
         others = true;
       }
     }
-    f.store = others && layer.op != Op::kBinarize;
-    if (layer.op == Op::kBinarize) step.output_channels = graph_.tensors[current].channels;
+    f.store = others && !first;
+    if (first) step.output_channels = graph_.tensors[current].channels;
   }
 
   // Takes layers into the step's epilogue as long as each is the only reader of the one before; returns the last
@@ -211,26 +227,20 @@ class Planner {
   // whole.
   bool write_into_concat(Step& step, int current) {
     const int reader = readers_[current].size() == 1 && !kept_[current] ? readers_[current][0] : -1;
-    if (reader < 0 || graph_.layers[reader].op != Op::kConcat || !joins_in_place(graph_.layers[reader])) return false;
+    if (reader < 0 || graph_.layers[reader].op != Op::kConcat) return false;
     const Layer& concat = graph_.layers[reader];
+    Joined& joined = joined_by(concat);
+    if (!joined.in_place) return false;
     Fused& f = step.fused;
-    bool last = true;
-    for (int in : concat.inputs) {
-      if (in == current) break;
-      f.first_channel += graph_.tensors[in].channels;
-    }
-    for (int in : concat.inputs) last &= in == current || ready_[in];
+    f.first_channel = first_channel_[current];
+    const bool last = --joined.missing == 0;
     const int whole = concat.output, channels = graph_.tensors[current].channels;
     step.output = whole;
     step.output_stride = graph_.tensors[whole].channels;
     step.operation += " (part of Concat)";
-    f.store = kept_[whole];
-    for (int next : readers_[whole]) {
+    f.store = joined.stored;
+    for (int next : joined.signs) {
       const Layer& l = graph_.layers[next];
-      if (l.op != Op::kBinarize) {
-        f.store = true;
-        continue;
-      }
       const auto begin = l.values.begin() + f.first_channel;
       f.signs.push_back({l.output, padded(std::vector<float>(begin, begin + channels))});
       if (last) done_[next] = ready_[l.output] = true;
@@ -240,16 +250,29 @@ class Planner {
     return true;
   }
 
-  // Asked once for each concatenation: all its parts must get the same answer.
-  bool joins_in_place(const Layer& concat) {
-    const auto [found, added] = joins_.emplace(concat.output, false);
-    if (added) found->second = can_join(concat);
-    return found->second;
+  // Made once for each concatenation: all its parts must get the same answer, and looking through all of them for each
+  // would take the square of their number.
+  Joined& joined_by(const Layer& concat) {
+    const auto [found, added] = joined_.try_emplace(concat.output);
+    Joined& joined = found->second;
+    if (!added) return joined;
+    joined.stored = kept_[concat.output];
+    for (int reader : readers_[concat.output])
+      if (graph_.layers[reader].op == Op::kBinarize)
+        joined.signs.push_back(reader);
+      else
+        joined.stored = true;
+    joined.in_place = can_join(concat, joined.signs.size());
+    joined.missing = concat.inputs.size();
+    int channel = 0;
+    for (int in : concat.inputs) {
+      first_channel_[in] = channel;
+      channel += graph_.tensors[in].channels;
+    }
+    return joined;
   }
 
-  bool can_join(const Layer& concat) const {
-    size_t signs = 0;
-    for (int reader : readers_[concat.output]) signs += graph_.layers[reader].op == Op::kBinarize;
+  bool can_join(const Layer& concat, size_t signs) const {
     if (signs > kMaxSignOutputs || (signs && ragged_)) return false;
     int channel = 0;
     for (int in : concat.inputs) {
@@ -324,29 +347,34 @@ class Planner {
       const Step& step = *plan_.steps[i];
       if (step.fused.residual < 0 || !step.fused.store || step.fused.residual_channels != step.output_channels)
         continue;
-      const int from = root_[step.fused.residual], to = root_[step.output];
-      const bool read = std::any_of(step.inputs.begin(), step.inputs.end(), [&](int in) { return root_[in] == from; });
+      const int from = root(step.fused.residual), to = root(step.output);
+      const bool read = std::any_of(step.inputs.begin(), step.inputs.end(), [&](int in) { return root(in) == from; });
       if (from == to || read || last[from] != i || first[to] != i || step.output_stride != step.output_channels)
         continue;
       last[from] = last[to];
       first[to] = last[to] = -1;
-      for (int& r : root_)
-        if (r == to) r = from;
+      root_[to] = from;
     }
   }
 
-  // Tensors whose lives do not overlap share memory: the largest first, each at the lowest free place.
+  // The tensor whose memory this one has.
+  int root(int tensor) {
+    while (root_[tensor] != tensor) tensor = root_[tensor] = root_[root_[tensor]];
+    return tensor;
+  }
+
+  // Tensors whose lives do not overlap share memory.
   void place() {
     const size_t n = graph_.tensors.size();
     const int last_step = static_cast<int>(plan_.steps.size());
     std::vector<int> first(n, -1), last(n, -1);
     const auto touch = [&](int tensor, int step) {
-      const int t = root_[tensor];
+      const int t = root(tensor);
       if (first[t] < 0) first[t] = step;
       last[t] = std::max(last[t], step);
     };
     const auto read = [&](int tensor, int step) {
-      if (first[root_[tensor]] < 0)
+      if (first[root(tensor)] < 0)
         throw Error(ErrorCode::kInternal,
                     "step \"" + plan_.steps[step]->name + "\" reads a tensor that no step before it writes");
       touch(tensor, step);
@@ -363,8 +391,17 @@ class Planner {
       plan_.thread_bytes = std::max(plan_.thread_bytes, step.thread_bytes);
     }
     for (size_t t = 0; t < n; ++t)
-      if (kept_[t] && first[root_[t]] >= 0) last[root_[t]] = last_step;
+      if (kept_[t] && first[root(t)] >= 0) last[root(t)] = last_step;
     reuse_residuals(first, last);
+    find_places(first, last);
+    for (size_t t = 0; t < n; ++t) plan_.offsets[t] = plan_.offsets[root(t)];
+  }
+
+  // The largest first, each at the lowest place that is free while it lives. That compares each with all, so that there
+  // is a limit, far above what networks have. The rest, which are smaller, take turns in slots of one size.
+  void find_places(const std::vector<int>& first, const std::vector<int>& last) {
+    constexpr size_t kSearched = 4096;
+    const size_t n = graph_.tensors.size();
     std::vector<size_t> bytes(n, 0);
     std::vector<int> order;
     for (size_t t = 0; t < n; ++t) {
@@ -379,8 +416,10 @@ class Planner {
     }
     std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return bytes[a] > bytes[b]; });
     plan_.offsets.assign(n, 0);
+    const auto rest = order.begin() + std::min(order.size(), kSearched);
     std::vector<int> placed;
-    for (int t : order) {
+    for (auto next = order.begin(); next != rest; ++next) {
+      const int t = *next;
       size_t at = 0;
       for (int other : placed)  // sorted by place
         if (first[t] <= last[other] && first[other] <= last[t] && plan_.offsets[other] < at + bytes[t] &&
@@ -392,19 +431,35 @@ class Planner {
                                      [&](int a, int b) { return plan_.offsets[a] < plan_.offsets[b]; }),
                     t);
     }
-    for (size_t t = 0; t < n; ++t) plan_.offsets[t] = plan_.offsets[root_[t]];
+    if (rest == order.end()) return;
+    const size_t slot = bytes[*rest];
+    using Slot = std::pair<int, size_t>;  // the last step that reads it; where it is
+    std::priority_queue<Slot, std::vector<Slot>, std::greater<>> slots;
+    std::sort(rest, order.end(), [&](int a, int b) { return first[a] < first[b]; });
+    for (auto next = rest; next != order.end(); ++next) {
+      size_t& at = plan_.offsets[*next];
+      if (!slots.empty() && slots.top().first < first[*next]) {
+        at = slots.top().second;
+        slots.pop();
+      } else {
+        at = plan_.arena_bytes;
+        plan_.arena_bytes += slot;
+      }
+      slots.push({last[*next], at});
+    }
   }
 
   const Graph& graph_;
   BinaryKernel kernel_;
   const Isa& isa_;
   std::vector<std::vector<int>> readers_;
-  std::vector<bool> kept_;   // must be in memory when the run ends
-  std::vector<bool> ready_;  // written by a step that has been made already
-  std::vector<int> maker_;   // the layer that computes a tensor, or -1
-  std::map<int, bool> joins_;
-  bool ragged_ = false;  // somewhere a group's outputs do not fill words of signs
-  std::vector<int> root_;
+  std::vector<bool> kept_;          // must be in memory when the run ends
+  std::vector<bool> ready_;         // written by a step that has been made already
+  std::vector<int> maker_;          // the layer that computes a tensor, or -1
+  std::map<int, Joined> joined_;    // by the whole
+  std::vector<int> first_channel_;  // of a part, in the whole
+  bool ragged_ = false;             // somewhere a group's outputs do not fill words of signs
+  std::vector<int> root_;           // see root()
   std::vector<bool> done_;
   Plan plan_;
 };

@@ -16,6 +16,7 @@ struct Plan {
   std::vector<std::unique_ptr<Step>> steps;
   std::vector<size_t> offsets;  // of each tensor in the arena
   size_t arena_bytes = 0, shared_bytes = 0, thread_bytes = 0;
+  size_t workspace_bytes(int threads) const { return arena_bytes + shared_bytes + thread_bytes * threads; }
   int output = 0;
   bool image_tensor = false;  // tensor 0 is filled (channels last) before the first step
   std::vector<int> kept;      // the tensors that were asked for

@@ -18,6 +18,8 @@ namespace nasb {
 namespace {
 
 constexpr int kMostThreads = 256;
+// Bytes that one running call may take. Networks of images of 224x224 take 4 to 30 MB.
+constexpr size_t kMostWorkspace = size_t{2} << 30;
 
 int checked(int threads) {
   if (threads < 0 || threads > kMostThreads)
@@ -26,28 +28,22 @@ int checked(int threads) {
   return threads > 0 ? threads : std::min(available_threads(), kMostThreads);
 }
 
-// Packed weights are larger than in the file: a word for 32 bits, rows of channels filled up. Nodes may share an
-// initializer, so that a small file could ask for any amount.
-void refuse_large_weights(const Graph& graph, size_t file_bytes) {
-  double bytes = 0;
-  for (const Layer& l : graph.layers) {
-    const ConvShape& s = l.shape;
-    if (l.op == Op::kBinaryConv || l.op == Op::kConv) {
-      const double rows = double(s.groups) * ((s.group_outputs() + kBlock - 1) / kBlock * kBlock) * s.taps();
-      bytes += l.op == Op::kConv ? rows * s.group_inputs() * 4 : rows * ((s.group_inputs() + 31) / 32) * 8;
-    }
-    bytes += 4.0 * (l.weights.size() + l.values.size()) + l.bits.size();
-  }
-  const double most = 64.0 * file_bytes + (256 << 20);
-  if (bytes > most)
-    throw Error(ErrorCode::kUnsupported, "its weights would take " + std::to_string(static_cast<int64_t>(bytes / 1e6)) +
-                                             " MB in memory, the file has " + std::to_string(file_bytes / 1000) +
-                                             " kB");
+void refuse_large_workspace(const Plan& plan, int threads) {
+  const size_t bytes = plan.workspace_bytes(threads);
+  if (bytes <= kMostWorkspace) return;
+  const Tensor& largest =
+      *std::max_element(plan.tensors.begin(), plan.tensors.end(),
+                        [](const Tensor& a, const Tensor& b) { return a.elements() < b.elements(); });
+  throw Error(ErrorCode::kUnsupported, "a run would take " + std::to_string(bytes / 1000000) + " MB of memory, " +
+                                           std::to_string(kMostWorkspace / 1000000) +
+                                           " MB are the most; its largest tensor, \"" + largest.name + "\", has " +
+                                           std::to_string(largest.channels) + " x " + std::to_string(largest.height) +
+                                           " x " + std::to_string(largest.width) + " elements");
 }
 
 // The memory of one running call, reused by later ones.
 struct Buffers {
-  Buffers(const Plan& plan, int threads) : memory(plan.arena_bytes + plan.shared_bytes + plan.thread_bytes * threads) {
+  Buffers(const Plan& plan, int threads) : memory(plan.workspace_bytes(threads)) {
     workspace.arena = memory.data();
     workspace.offsets = &plan.offsets;
     workspace.shared = workspace.arena + plan.arena_bytes;
@@ -86,13 +82,13 @@ struct Session::Impl {
       : bytes(data, data + size), choice(choose_kernel(options.kernel)), pool(checked(options.threads)) {
     const onnx::Model model = onnx::read(data, size);
     Graph graph = lower(model);
-    refuse_large_weights(graph, size);
     for (const Tensor& t : graph.tensors) names.push_back(t.name);
     for (const Layer& layer : graph.layers)
       if (layer.op == Op::kBinaryConv) names.push_back(layer.name + ":accumulators");
     join_convolutions(graph, {});
     move_before_concat(graph, {});
     plan = make_plan(graph, {}, choice.kernel, *choice.isa);
+    refuse_large_workspace(plan, pool.threads());
     metadata = model.metadata;
     input = dims_of(graph.tensors[0]);
     output = dims_of(graph.tensors[graph.output]);
@@ -112,7 +108,7 @@ struct Session::Impl {
 
   void give_back(std::unique_ptr<Buffers> b) const {
     std::lock_guard<std::mutex> lock(mutex);
-    free.push_back(std::move(b));
+    if (free.size() < most_free) free.push_back(std::move(b));
   }
 
   void begin(const Plan& of, const float* image, Workspace& w) const {
@@ -129,6 +125,7 @@ struct Session::Impl {
   std::vector<std::string> names;
   mutable std::mutex mutex;
   mutable std::vector<std::unique_ptr<Buffers>> free;
+  const size_t most_free = available_threads();  // more callers at once than processors are rare
 };
 
 Session::Session(const uint8_t* data, size_t size, const Options& options)
@@ -141,10 +138,7 @@ const std::map<std::string, std::string>& Session::metadata() const { return imp
 int Session::threads() const { return impl_->pool.threads(); }
 std::vector<std::string> Session::tensor_names() const { return impl_->names; }
 
-size_t Session::workspace_bytes() const {
-  const Plan& p = impl_->plan;
-  return p.arena_bytes + p.shared_bytes + p.thread_bytes * impl_->pool.threads();
-}
+size_t Session::workspace_bytes() const { return impl_->plan.workspace_bytes(impl_->pool.threads()); }
 
 void Session::run(const float* images, int64_t batch, float* output) const {
   const Plan& plan = impl_->plan;
@@ -162,8 +156,9 @@ std::map<std::string, Array> Session::inspect(const float* images, int64_t batch
                                               const std::vector<std::string>& names) const {
   std::vector<std::string> accumulators;
   std::set<std::string> keep;
+  const std::set<std::string> known(impl_->names.begin(), impl_->names.end());
   for (const std::string& name : names) {
-    if (std::find(impl_->names.begin(), impl_->names.end(), name) == impl_->names.end())
+    if (!known.count(name))
       throw Error(ErrorCode::kArgument, "\"" + name + "\" is not a tensor of this model (see tensor_names)");
     keep.insert(name);
     const size_t colon = name.rfind(":accumulators");
@@ -174,6 +169,7 @@ std::map<std::string, Array> Session::inspect(const float* images, int64_t batch
   join_convolutions(graph, keep);
   move_before_concat(graph, keep);
   const Plan plan = make_plan(graph, keep, impl_->choice.kernel, *impl_->choice.isa);
+  refuse_large_workspace(plan, impl_->pool.threads());
   std::unique_ptr<Buffers> buffers = impl_->take(plan);
   std::map<std::string, Array> result;
   for (int id : plan.kept) {

@@ -6,52 +6,65 @@
 namespace nasb {
 namespace {
 
+// Bytes of layers that the rewriting may add to a graph: each layer that moves is there once for each part, so that a
+// small file could ask for any number. DenseNet-264 takes a quarter of it.
+constexpr size_t kMostAdded = size_t{16} << 20;
+
 bool per_channel(Op op) {
   return op == Op::kScale || op == Op::kShift || op == Op::kRelu || op == Op::kPrelu || op == Op::kClip;
 }
 
-// The one layer that reads a tensor, or -1.
-int sole_reader(const Graph& graph, int tensor) {
-  int reader = -1;
+// The one layer that reads each tensor, or -1.
+std::vector<int> sole_readers(const Graph& graph) {
+  constexpr int kNone = -2;
+  std::vector<int> readers(graph.tensors.size(), kNone);
   for (size_t i = 0; i < graph.layers.size(); ++i)
-    for (int in : graph.layers[i].inputs) {
-      if (in != tensor) continue;
-      if (reader >= 0) return -1;
-      reader = static_cast<int>(i);
-    }
-  return reader;
+    for (const int in : graph.layers[i].inputs) readers[in] = readers[in] == kNone ? static_cast<int>(i) : -1;
+  for (int& reader : readers)
+    if (reader == kNone) reader = -1;
+  return readers;
 }
 
 }  // namespace
 
 void move_before_concat(Graph& graph, const std::set<std::string>& keep) {
+  const std::vector<int> readers = sole_readers(graph);
+  std::vector<bool> moved(graph.layers.size());
+  std::vector<Layer> layers;
+  size_t left = kMostAdded;
   for (size_t i = 0; i < graph.layers.size(); ++i) {
-    while (graph.layers[i].op == Op::kConcat) {
-      const int joined = graph.layers[i].output;
+    if (moved[i]) continue;
+    Layer& layer = graph.layers[i];
+    while (layer.op == Op::kConcat) {
+      const int joined = layer.output, reader = readers[joined];
       if (joined == graph.output || keep.count(graph.tensors[joined].name)) break;
-      const int reader = sole_reader(graph, joined);
       if (reader < 0 || !per_channel(graph.layers[reader].op)) break;
-      const Layer moved = graph.layers[reader];
-      std::vector<Layer> parts;
-      size_t channel = 0;
-      for (int& in : graph.layers[i].inputs) {
-        const Tensor t = graph.tensors[in];
-        Layer part = moved;
+      Layer& whole = graph.layers[reader];
+      const size_t added = layer.inputs.size() * (sizeof(Layer) + whole.name.size());
+      if (added > left) break;
+      left -= added;
+      moved[reader] = true;
+      const std::vector<float> values = std::move(whole.values);
+      whole.values.clear();
+      auto channel = values.begin();
+      for (int& in : layer.inputs) {
+        Layer part = whole;
         part.inputs = {in};
-        if (!moved.values.empty())
-          part.values.assign(moved.values.begin() + channel, moved.values.begin() + channel + t.channels);
-        channel += t.channels;
-        graph.tensors.push_back(t);
-        graph.tensors.back().name.clear();
-        part.output = in = static_cast<int>(graph.tensors.size()) - 1;
-        parts.push_back(std::move(part));
+        Tensor t = graph.tensors[in];
+        t.name.clear();
+        if (!values.empty()) {
+          part.values.assign(channel, channel + t.channels);
+          channel += t.channels;
+        }
+        part.output = in = static_cast<int>(graph.tensors.size());
+        graph.tensors.push_back(std::move(t));
+        layers.push_back(std::move(part));
       }
-      graph.layers[i].output = moved.output;
-      graph.layers.erase(graph.layers.begin() + reader);
-      graph.layers.insert(graph.layers.begin() + i, parts.begin(), parts.end());
-      i += parts.size();  // the concatenation again
+      layer.output = whole.output;
     }
+    layers.push_back(std::move(layer));
   }
+  graph.layers = std::move(layers);
 }
 
 }  // namespace nasb

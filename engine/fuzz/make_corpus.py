@@ -1,10 +1,12 @@
-"""Write the seeds of the fuzzing corpus: tiny models, cut ones, and ones with a byte or a field changed.
+"""Write the seeds of the fuzzing corpus: tiny models, cut ones, ones with a byte or a field changed, ones that ask for
+much out of little, and metadata by themselves.
 
     python engine/fuzz/make_corpus.py engine/fuzz/corpus
 
 Deterministic; what libFuzzer adds later keeps the names that it gives (hashes).
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,7 +15,17 @@ from onnx import ModelProto, TensorProto, helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from tiny_models import MODELS, linear
+from large_graphs import binarizations, convolutions, joined, joins_of_joins, large_map, large_maps, wide_constants
+from tiny_models import CLASSES, MODELS, PREPROCESSING, linear
+
+TEXTS = {
+    "preprocessing": json.dumps(PREPROCESSING),
+    "class_names": json.dumps(CLASSES),
+    "escapes": r'{"a": ["\u00e9\ud83d\ude00\n", -1.5e-3, true, null, {}]}',
+    "enlarged": json.dumps(PREPROCESSING | {"resize": 65536}),
+    "nested": "[" * 40,
+}
+"""What stands in metadata."""
 
 
 def variants() -> dict[str, ModelProto]:
@@ -42,6 +54,20 @@ def variants() -> dict[str, ModelProto]:
     return made
 
 
+def large() -> dict[str, ModelProto]:
+    """Return models that took a loader long, or much memory."""
+    return {
+        "joined": joined(1000, 80),
+        "joined_more": joined(4000, 700),
+        "joins_of_joins": joins_of_joins(40),
+        "convolutions": convolutions(300),
+        "binarizations": binarizations(300),
+        "wide_constants": wide_constants(500),
+        "large_map": large_map(16384),
+        "large_maps": large_maps(20, 16384),
+    }
+
+
 def main(folder: Path) -> None:
     """Write the files."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,8 +81,10 @@ def main(folder: Path) -> None:
             for at in generator.integers(0, len(data), 1 + number):
                 changed[at] = int(generator.integers(0, 256))
             (folder / f"{name}.changed{number}.onnx").write_bytes(bytes(changed))
-    for name, model in variants().items():
+    for name, model in (variants() | large()).items():
         (folder / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
+    for name, text in TEXTS.items():
+        (folder / f"{name}.json").write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #include "preprocess/preprocessing.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -10,6 +11,7 @@ namespace nasb {
 namespace {
 
 constexpr int kMaxSide = 1 << 16;
+constexpr int64_t kMaxBytes = int64_t{1} << 30;  // of a resized image, and of what is between the two passes
 
 [[noreturn]] void fail(const std::string& problem) {
   throw Error(ErrorCode::kFile, "metadata \"nasb.preprocessing\": " + problem);
@@ -104,9 +106,10 @@ void Preprocessing::apply(const Image& given, float* out) const {
     new_width = width <= height ? resize : resize * width / height;
     new_height = width <= height ? resize * height / width : resize;
   }
-  if (new_width > 8 * kMaxSide || new_height > 8 * kMaxSide) {
+  if (std::max(width, new_width) * std::max(height, new_height) * channels > kMaxBytes) {
     throw Error(ErrorCode::kArgument, "an image of " + std::to_string(width) + " x " + std::to_string(height) +
-                                          " pixels is too long for its width");
+                                          " pixels cannot be resized to " + std::to_string(new_width) + " x " +
+                                          std::to_string(new_height) + ", which is more than 1 GiB");
   }
   const Image image =
       resize_bilinear(to_channels(given, channels), static_cast<int>(new_width), static_cast<int>(new_height));
