@@ -74,11 +74,6 @@ void hand_out(const Tensor& t, const Workspace& w, int id, float* to) {
                                                                             : 1.0f;
 }
 
-std::vector<int64_t> dims_of(const Tensor& t) {
-  if (t.flat) return {t.channels};
-  return {t.channels, t.height, t.width};
-}
-
 }  // namespace
 
 struct Session::Impl {
@@ -87,15 +82,16 @@ struct Session::Impl {
     const onnx::Model model = onnx::read(data, size);
     Graph graph = lower(model);
     refuse_large_weights(graph, size);
-    for (const Tensor& t : graph.tensors) names.push_back(t.name);
+    for (const Tensor& t : graph.tensors)
+      if (!t.name.empty()) names.push_back(t.name);
     for (const Layer& layer : graph.layers)
       if (layer.op == Op::kBinaryConv) names.push_back(layer.name + ":accumulators");
     join_convolutions(graph, {});
     move_before_concat(graph, {});
     plan = make_plan(graph, {}, choice.kernel, *choice.isa);
     metadata = model.metadata;
-    input = dims_of(graph.tensors[0]);
-    output = dims_of(graph.tensors[graph.output]);
+    input = graph.tensors[0].dims();
+    output = graph.tensors[graph.output].dims();
   }
 
   std::unique_ptr<Buffers> take(const Plan& of) const {
@@ -178,7 +174,7 @@ std::map<std::string, Array> Session::inspect(const float* images, int64_t batch
   std::map<std::string, Array> result;
   for (int id : plan.kept) {
     Array& array = result[plan.tensors[id].name];
-    array.dims = dims_of(plan.tensors[id]);
+    array.dims = plan.tensors[id].dims();
     array.dims.insert(array.dims.begin(), batch);
     array.values.resize(static_cast<size_t>(batch) * plan.tensors[id].elements());
   }
