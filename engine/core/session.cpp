@@ -135,6 +135,7 @@ const std::vector<int64_t>& Session::input_dims() const { return impl_->input; }
 const std::vector<int64_t>& Session::output_dims() const { return impl_->output; }
 const std::map<std::string, std::string>& Session::metadata() const { return impl_->metadata; }
 int Session::threads() const { return impl_->pool.threads(); }
+const std::string& Session::kernel() const { return impl_->choice.name; }
 std::vector<std::string> Session::tensor_names() const { return impl_->names; }
 
 size_t Session::workspace_bytes() const {
@@ -195,13 +196,14 @@ std::vector<LayerProfile> Session::profile(const float* image, int repeats) cons
   std::unique_ptr<Buffers> buffers = impl_->take(plan);
   std::vector<std::vector<double>> times(plan.steps.size());
   std::vector<int> active(plan.steps.size(), 1);
+  ThreadPool::take_most_active();
   for (int r = 0; r < std::max(repeats, 1); ++r) {
     impl_->begin(plan, image, buffers->workspace);
     for (size_t i = 0; i < plan.steps.size(); ++i) {
       const Clock::time_point start = Clock::now();
       plan.steps[i]->run(buffers->workspace, impl_->pool);
       times[i].push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
-      active[i] = std::max(active[i], impl_->pool.take_most_active());
+      active[i] = std::max(active[i], ThreadPool::take_most_active());
     }
   }
   impl_->give_back(std::move(buffers));

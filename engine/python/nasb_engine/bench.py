@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from nasb_engine._core import EngineError
 from nasb_engine._kernels import cpu_name, instruction_sets
-from nasb_engine._session import Session, __version__
+from nasb_engine._session import LayerProfile, Session, __version__
 
 ENGINE = "nasb-engine"
 PEERS = ("onnxruntime", "onnxruntime-int8")
@@ -160,6 +160,7 @@ def bench(
         "file_bytes": session.file_bytes,
         "batch": 1,
         "rounds": rounds,
+        "kernel": session.kernel,
         "conditions": conditions(threads),
         "peers": [asdict(comparison) | {"file": files.get(comparison.name)} for comparison in comparisons],
     }
@@ -239,7 +240,7 @@ def describe(record: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     lines = [
         f"{record['model']}: {record['file_bytes']:,} bytes, one image, {found['threads']} thread(s), "
-        f"{record['rounds']} rounds",
+        f"{record['rounds']} rounds, kernel {record['kernel']}",
         f"{found['cpu']} ({' '.join(found['instruction_sets'])}); {versions}; load {found['load_average'][0]}",
         "",
         f"{'':<20}{'ms (median)':>12}{'quartiles':>20}{'ratio (median)':>16}{'quartiles':>18}",
@@ -251,3 +252,15 @@ def describe(record: Mapping[str, Any]) -> str:
         note = f"  {peer['file']}" if peer["file"] not in (None, record["model"]) else ""
         lines.append(f"{peer['name']:<20}{ms['median']:>12.3f}{times:>20}{ratio['median']:>16.2f}{ratios:>18}{note}")
     return "\n".join(lines)
+
+
+def describe_layers(layers: Sequence[LayerProfile]) -> str:
+    """Return a profile as a table; its first columns are as wide as what they hold."""
+    rows = [("layer", "operation", "kernel"), *((layer.layer, layer.operation, layer.kernel) for layer in layers)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    texts = ["  ".join(f"{word:<{width}}" for word, width in zip(row, widths, strict=True)) for row in rows]
+    numbers = [
+        f"{'threads':>9}{'ms':>10}{'MACs':>12}{'share':>8}",
+        *(f"{layer.threads:>9}{layer.milliseconds:>10.4f}{layer.macs:>12.4g}{layer.share:>8.1%}" for layer in layers),
+    ]
+    return "\n".join(text + number for text, number in zip(texts, numbers, strict=True))
