@@ -134,6 +134,7 @@ NB_MODULE(_core, m) {
       .def_prop_ro("output_dims", &nasb::Session::output_dims)
       .def_prop_ro("metadata", &nasb::Session::metadata)
       .def_prop_ro("threads", &nasb::Session::threads)
+      .def_prop_ro("kernel", &nasb::Session::kernel)
       .def_prop_ro("workspace_bytes", &nasb::Session::workspace_bytes)
       .def_prop_ro("tensor_names", &nasb::Session::tensor_names);
 
@@ -153,6 +154,7 @@ NB_MODULE(_core, m) {
     }
     return result;
   });
+  m.def("kernel_warnings", &nasb::kernel_warnings);
   m.def("cpu_name", &nasb::cpu_name);
   m.def("version", &nasb::version);
 }

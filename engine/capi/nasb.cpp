@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
-#include <fstream>
 #include <memory>
 #include <new>
 #include <optional>
@@ -13,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/session.h"
+#include "preprocess/file.h"
 #include "preprocess/json.h"
 #include "preprocess/preprocessing.h"
 
@@ -74,7 +74,6 @@ nasb::Options options_of(const nasb_options* options) {
   if (options == nullptr) return result;
   if (options->struct_size < sizeof(nasb_options))
     refuse("options.struct_size is too small; begin with NASB_OPTIONS_DEFAULT");
-  if (options->threads < 0) refuse("options.threads is below 0");
   result.threads = options->threads;
   if (options->kernel != nullptr) result.kernel = options->kernel;
   return result;
@@ -99,7 +98,17 @@ size_t product(const std::vector<int64_t>& dims) {
   return result;
 }
 
+// Once per process: results stay right without the kernel, but the user should know why they come slower.
+void warn_of_kernels() {
+  static const bool warned = [] {
+    for (const std::string& line : nasb::kernel_warnings()) std::fprintf(stderr, "nasb: %s\n", line.c_str());
+    return true;
+  }();
+  static_cast<void>(warned);
+}
+
 std::unique_ptr<nasb_session> create(const uint8_t* data, size_t size, const nasb_options* options) {
+  warn_of_kernels();
   auto session = std::make_unique<nasb_session>(data, size, options_of(options));
   const auto& metadata = session->session.metadata();
   if (const auto found = metadata.find("nasb.class_names"); found != metadata.end()) {
@@ -126,18 +135,6 @@ std::unique_ptr<nasb_session> create(const uint8_t* data, size_t size, const nas
   return session;
 }
 
-std::vector<uint8_t> read_file(const char* path) {
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
-  const std::streamoff size = file ? static_cast<std::streamoff>(file.tellg()) : -1;
-  // A folder opens, and then tells no size that could be.
-  if (size < 0 || size > 0x7FFFFFFF) throw nasb::Error(nasb::ErrorCode::kFile, "cannot be read");
-  std::vector<uint8_t> bytes(static_cast<size_t>(size));
-  file.seekg(0);
-  if (!file.read(reinterpret_cast<char*>(bytes.data()), size))
-    throw nasb::Error(nasb::ErrorCode::kFile, "cannot be read");
-  return bytes;
-}
-
 }  // namespace
 
 int nasb_api_version(void) { return NASB_API_VERSION; }
@@ -155,8 +152,8 @@ nasb_status nasb_create_from_file(const char* path, const nasb_options* options,
     *session = nullptr;
     if (path == nullptr) refuse("path is NULL");
     try {
-      const std::vector<uint8_t> bytes = read_file(path);
-      *session = create(bytes.data(), bytes.size(), options).release();
+      const std::string bytes = nasb::read_file(path);
+      *session = create(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), options).release();
     } catch (const nasb::Error& error) {
       if (error.code() == nasb::ErrorCode::kArgument) throw;
       throw nasb::Error(error.code(), std::string(path) + ": " + error.what());
@@ -194,6 +191,10 @@ size_t nasb_output_size(const nasb_session* session) {
 }
 
 int nasb_threads(const nasb_session* session) { return session == nullptr ? 0 : session->session.threads(); }
+
+const char* nasb_kernel(const nasb_session* session) {
+  return session == nullptr ? nullptr : session->session.kernel().c_str();
+}
 
 size_t nasb_class_count(const nasb_session* session) { return session == nullptr ? 0 : session->class_names.size(); }
 

@@ -9,6 +9,7 @@
 namespace nasb {
 
 struct Choice {
+  std::string name;
   BinaryKernel kernel;
   const Isa* isa;  // of everything real-valued, and of the look-up
 };

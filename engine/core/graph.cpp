@@ -1,5 +1,7 @@
 #include "graph.h"
 
+#include <algorithm>
+
 #include "error.h"
 #include "lowering.h"
 
@@ -54,9 +56,7 @@ Graph Lowering::run() {
   const auto found = values_.find(model_.outputs[0].name);
   if (found == values_.end() || found->second == 0)
     throw Error(ErrorCode::kUnsupported, "output \"" + model_.outputs[0].name + "\" is not computed by any node");
-  graph_.output = found->second;
-  if (graph_.tensors[graph_.output].binary)
-    throw Error(ErrorCode::kUnsupported, "output \"" + model_.outputs[0].name + "\" is binary");
+  graph_.output = tensor(found->second).binary ? converted(found->second) : found->second;
   for (const std::string& name : accumulators_)
     if (!values_.count(name + ":accumulators"))
       throw Error(ErrorCode::kArgument, "\"" + name + ":accumulators\": no binary convolution has that name");
@@ -120,12 +120,37 @@ const onnx::Tensor& Lowering::constant(size_t i) const {
   return model_.initializers.at(node_->inputs[i]);
 }
 
-int Lowering::value(size_t i, bool binary) const {
+int Lowering::computed(size_t i) const {
   const auto found = given(i) ? values_.find(node_->inputs[i]) : values_.end();
   if (found == values_.end()) fail("input " + std::to_string(i) + " must be computed by a node");
-  if (tensor(found->second).binary != binary)
-    fail(binary ? "reads real values; signs (nasb.Binarize) expected" : "reads signs; only nasb.BinaryConv2d can");
   return found->second;
+}
+
+int Lowering::value(size_t i, bool binary) {
+  const int id = computed(i);
+  if (tensor(id).binary == binary) return id;
+  if (binary && !only_signs_.count(id)) fail("reads real values; signs (nasb.Binarize) expected");
+  return converted(id);
+}
+
+int Lowering::converted(int id) {
+  if (const auto found = converted_.find(id); found != converted_.end()) return found->second;
+  Layer layer;
+  layer.name = tensor(id).name;
+  layer.inputs = {id};
+  layer.output = static_cast<int>(graph_.tensors.size());
+  graph_.tensors.push_back(tensor(id));
+  Tensor& t = graph_.tensors.back();
+  t.name.clear();  // the file's value is handed out in its first form
+  t.binary = !t.binary;
+  layer.op = t.binary ? Op::kBinarize : Op::kUnpack;
+  if (t.binary)
+    layer.values.assign(t.channels, 0.0f);
+  else
+    only_signs_.insert(layer.output);
+  converted_[id] = layer.output;
+  graph_.layers.push_back(layer);
+  return converted_[id];
 }
 
 std::vector<int64_t> Lowering::ints(const char* key, size_t count, int64_t otherwise) const {
@@ -142,8 +167,8 @@ std::vector<float> Lowering::per_channel(size_t i, const Tensor& of) const {
   const onnx::Tensor& t = constant(i);
   std::vector<float> v = t.floats();
   if (v.size() == 1) return std::vector<float>(of.channels, v[0]);
-  std::vector<int64_t> dims = t.dims,
-                       wanted = of.flat ? std::vector<int64_t>{of.channels} : std::vector<int64_t>{of.channels, 1, 1};
+  std::vector<int64_t> dims = t.dims, wanted(of.rank - 1, 1);
+  wanted[0] = of.channels;
   while (dims.size() > wanted.size() && dims[0] == 1) dims.erase(dims.begin());
   if (dims != wanted)
     fail("input " + std::to_string(i) + " does not hold one value for each of " + std::to_string(of.channels) +
@@ -159,11 +184,16 @@ float Lowering::bound(size_t i, float otherwise) const {
 }
 
 Layer& Lowering::add(Op op, std::vector<int> inputs, Tensor output) {
+  const bool moves =
+      op == Op::kMaxPool || op == Op::kConcat || op == Op::kCrop || op == Op::kFlatten || op == Op::kAlias;
+  const bool only_signs =
+      moves && std::all_of(inputs.begin(), inputs.end(), [&](int in) { return only_signs_.count(in) > 0; });
   Layer layer;
   layer.op = op;
   layer.name = node_->name.empty() ? node_->outputs[0] : node_->name;
   layer.inputs = std::move(inputs);
   layer.output = define(output, node_->outputs[0]);
+  if (only_signs) only_signs_.insert(layer.output);
   graph_.layers.push_back(std::move(layer));
   return graph_.layers.back();
 }

@@ -13,8 +13,13 @@ namespace nasb {
 struct Tensor {
   std::string name;  // the ONNX value's
   int channels = 0, height = 1, width = 1;
-  bool flat = false;    // [N, channels] in the file
+  int rank = 4;         // axes in the file, with that of the images: the last ones may be missing
   bool binary = false;  // signs
+  // In the file, without the axis of the images.
+  std::vector<int64_t> dims() const {
+    const int64_t all[] = {channels, height, width};
+    return {all, all + rank - 1};
+  }
   int64_t elements() const { return int64_t{1} * channels * height * width; }
 };
 
@@ -22,6 +27,7 @@ enum class Op {
   kConv,  // real; also linear layers
   kBinaryConv,
   kBinarize,  // values: thresholds
+  kUnpack,    // signs as -1 and +1
   kMaxPool,
   kAveragePool,
   kScale,  // values: per channel
@@ -38,7 +44,7 @@ enum class Op {
   kConcat,   // of channels
   kCrop,     // begin, step
   kPad,      // begin: what is added in front; edge or value `low`
-  kFlatten,  // channel-major
+  kFlatten,  // and any other reshape: the order of the file stays, channels first
   kAlias     // the same bytes
 };
 

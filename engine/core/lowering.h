@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -26,8 +27,10 @@ class Lowering {
   bool given(size_t i) const { return i < node_->inputs.size() && !node_->inputs[i].empty(); }
   bool is_constant(size_t i) const { return given(i) && model_.initializers.count(node_->inputs[i]); }
   const onnx::Tensor& constant(size_t i) const;
-  // A real-valued input; `binary` asks for signs instead.
-  int value(size_t i, bool binary = false) const;
+  // An input of either form.
+  int computed(size_t i) const;
+  // A real-valued input; `binary` asks for signs instead. Signs may be read as the values -1 and +1, and back.
+  int value(size_t i, bool binary = false);
   std::vector<int64_t> ints(const char* key, size_t count, int64_t otherwise) const;
   // One value for each channel, from [C, 1, 1], [1, C, 1, 1], [C] of a flat tensor, or a single value.
   std::vector<float> per_channel(size_t i, const Tensor& of) const;
@@ -36,6 +39,8 @@ class Lowering {
 
   // What is made of it.
   int define(const Tensor& tensor, const std::string& name);
+  // The other form of signs: words for binary convolutions, -1 and +1 for everything else.
+  int converted(int id);
   Layer& add(Op op, std::vector<int> inputs, Tensor output);
   Layer& same_shape(Op op, std::vector<int> inputs);
   void lower_node();
@@ -66,15 +71,18 @@ class Lowering {
   int64_t axis_of(int64_t axis, const Tensor& t) const;
   void slice();
   void pad();
-  void make_flat(int in);
   void flatten();
   void reshape();
+  // An input whose values, in the order of the file, are those of another shape.
+  void reshape_to(const std::vector<int64_t>& dims);
 
   const onnx::Model& model_;
   const std::vector<std::string>& accumulators_;
   const onnx::Node* node_ = nullptr;
   Graph graph_;
   std::map<std::string, int> values_;
+  std::set<int> only_signs_;      // real tensors whose values are all -1 or +1
+  std::map<int, int> converted_;  // from one form of signs to the other
 };
 
 }  // namespace nasb

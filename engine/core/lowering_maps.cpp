@@ -49,22 +49,23 @@ void Lowering::arithmetic(Op with_constant, Op with_tensor, Op with_gate) {
   int a = value(0), b = value(1);
   if (tensor(a).elements() < tensor(b).elements()) std::swap(a, b);
   const Tensor &x = tensor(a), &y = tensor(b);
-  const bool same = x.channels == y.channels && x.height == y.height && x.width == y.width && x.flat == y.flat;
-  const bool gate = x.channels == y.channels && y.height == 1 && y.width == 1 && x.flat == y.flat;
+  const bool same = x.channels == y.channels && x.height == y.height && x.width == y.width && x.rank == y.rank;
+  const bool gate = x.channels == y.channels && y.height == 1 && y.width == 1 && x.rank == y.rank;
   if (!same && !gate) fail("its inputs \"" + x.name + "\" and \"" + y.name + "\" differ in shape");
   same_shape(same ? with_tensor : with_gate, {a, b});
 }
 
 void Lowering::concat() {
-  if (node_->integer("axis", 0) != 1 && node_->integer("axis", 0) != -3) fail("only axis 1");
   std::vector<int> inputs;
   for (size_t i = 0; i < node_->inputs.size(); ++i) inputs.push_back(value(i));
   if (inputs.empty()) fail("no inputs");
   Tensor t = tensor(inputs[0]);
+  const int64_t axis = node_->integer("axis", 0);
+  if (axis != 1 && axis != 1 - t.rank) fail("only axis 1");
   int64_t channels = 0;
   for (int in : inputs) {
     const Tensor& x = tensor(in);
-    if (x.height != t.height || x.width != t.width || x.flat != t.flat) fail("its inputs differ in size");
+    if (x.height != t.height || x.width != t.width || x.rank != t.rank) fail("its inputs differ in size");
     channels += x.channels;
   }
   if (channels > (1 << 20)) fail("too many channels");
@@ -73,9 +74,8 @@ void Lowering::concat() {
 }
 
 int64_t Lowering::axis_of(int64_t axis, const Tensor& t) const {
-  const int64_t rank = t.flat ? 2 : 4;
-  if (axis < 0) axis += rank;
-  if (axis < 1 || axis >= rank) fail("axis " + std::to_string(axis) + " is not supported");
+  if (axis < 0) axis += t.rank;
+  if (axis < 1 || axis >= t.rank) fail("axis " + std::to_string(axis) + " is not supported");
   return axis;
 }
 
@@ -117,7 +117,7 @@ void Lowering::pad() {
   if (given(3))
     axes = constant(3).integers();
   else
-    for (int64_t i = 0; i < (t.flat ? 2 : 4); ++i) axes.push_back(i);
+    for (int64_t i = 0; i < t.rank; ++i) axes.push_back(i);
   if (pads.size() != 2 * axes.size())
     fail("pads has " + std::to_string(pads.size()) + " values for " + std::to_string(axes.size()) + " axes");
   int begin[3] = {0, 0, 0};
@@ -136,37 +136,53 @@ void Lowering::pad() {
   Layer& layer = add(Op::kPad, {in}, t);
   for (int i = 0; i < 3; ++i) layer.begin[i] = begin[i];
   layer.edge = mode == "edge";
+  if (layer.edge && only_signs_.count(in)) only_signs_.insert(layer.output);
   layer.low = fill;
 }
 
-void Lowering::make_flat(int in) {
-  const Tensor& x = tensor(in);
+void Lowering::reshape_to(const std::vector<int64_t>& dims) {
+  const Tensor& x = tensor(computed(0));
   if (x.elements() > (1 << 24)) fail("too many features");
   Tensor t;
-  t.channels = static_cast<int>(x.elements());
-  t.flat = true;
-  add(x.height * x.width == 1 ? Op::kAlias : Op::kFlatten, {in}, t);
+  t.rank = static_cast<int>(dims.size()) + 1;
+  int* const sizes[] = {&t.channels, &t.height, &t.width};
+  for (size_t i = 0; i < dims.size(); ++i) *sizes[i] = dimension(dims[i], node_->outputs[0]);
+  const bool same = t.channels == x.channels && t.height == x.height && t.width == x.width;
+  // Without pixels beside each other, channels last is the order of the file, in words as in floats.
+  if (same || (x.height * x.width == 1 && t.height * t.width == 1)) {
+    t.binary = x.binary;
+    add(Op::kAlias, {computed(0)}, t);
+    return;
+  }
+  add(Op::kFlatten, {value(0)}, t);
 }
 
 void Lowering::flatten() {
   if (node_->integer("axis", 1) != 1) fail("only axis 1");
-  make_flat(value(0));
+  reshape_to({tensor(computed(0)).elements()});
 }
 
 void Lowering::reshape() {
-  const int in = value(0);
-  const std::vector<int64_t> to = constant(1).integers();
-  const int64_t features = tensor(in).elements();
-  const bool batch = !to.empty() && (to[0] == 0 || to[0] == -1);
-  if (batch && to.size() == 2 && (to[1] == features || (to[1] == -1 && to[0] == 0))) return make_flat(in);
-  if (batch && to.size() == 4 && tensor(in).height * tensor(in).width == 1 && to[2] == 1 && to[3] == 1 &&
-      (to[1] == features || (to[1] == -1 && to[0] == 0))) {
-    Tensor t = tensor(in);
-    t.flat = false;
-    add(Op::kAlias, {in}, t);
-    return;
+  const Tensor& x = tensor(computed(0));
+  const std::vector<int64_t> to = constant(1).integers(), from = x.dims();
+  if (to.size() < 2 || to.size() > 4 || (to[0] != 0 && to[0] != -1) || node_->integer("allowzero", 0) != 0)
+    fail("only [batch, features] to [batch, channels, height, width]");
+  std::vector<int64_t> dims(to.begin() + 1, to.end());
+  int64_t product = 1, open = to[0] == -1;
+  for (size_t i = 0; i < dims.size(); ++i) {
+    if (dims[i] == 0 && i < from.size()) dims[i] = from[i];
+    open += dims[i] == -1;
+    if (dims[i] < -1 || dims[i] == 0 || dims[i] > kLargest || product > kLargest || open > 1)
+      fail("its shape is not one of " + std::to_string(x.elements()) + " features");
+    if (dims[i] > 0) product *= dims[i];
   }
-  fail("only [batch, features] and [batch, features, 1, 1]");
+  for (int64_t& dim : dims) {
+    if (dim != -1) continue;
+    dim = x.elements() / product;
+    product *= dim;
+  }
+  if (product != x.elements()) fail("its shape is not one of " + std::to_string(x.elements()) + " features");
+  reshape_to(dims);
 }
 
 }  // namespace nasb

@@ -14,7 +14,7 @@ Tensor output_of(const ConvShape& s) {
 
 ConvShape Lowering::window(const Tensor& in, int64_t kernel_height, int64_t kernel_width, bool ceil_mode) const {
   if (node_->text("auto_pad", "NOTSET") != "NOTSET") fail("auto_pad is not supported; give pads");
-  if (in.flat) fail("reads [batch, features]; [batch, channels, height, width] expected");
+  if (in.rank != 4) fail("reads [batch, features]; [batch, channels, height, width] expected");
   const std::vector<int64_t> strides = ints("strides", 2, 1), dilations = ints("dilations", 2, 1),
                              pads = ints("pads", 4, 0);
   if (kernel_height < 1 || kernel_width < 1 || kernel_height > 4096 || kernel_width > 4096)
@@ -126,7 +126,7 @@ void Lowering::conv() {
 void Lowering::gemm() {
   const int in = value(0);
   const onnx::Tensor& w = constant(1);
-  if (!tensor(in).flat) fail("input 0: [batch, features] expected");
+  if (tensor(in).rank != 2) fail("input 0: [batch, features] expected");
   if (w.dims.size() != 2 || node_->integer("transB", 0) != 1 || node_->integer("transA", 0) != 0 ||
       node_->number("alpha", 1) != 1 || node_->number("beta", 1) != 1)
     fail("only transB = 1, alpha = beta = 1");
@@ -141,7 +141,7 @@ void Lowering::gemm() {
     fail("its bias has " + std::to_string(bias.size()) + " values");
   std::vector<float> weights = w.floats();
   Tensor t = output_of(s);
-  t.flat = true;
+  t.rank = 2;
   Layer& layer = add(Op::kConv, {in}, t);
   layer.shape = s;
   layer.weights = std::move(weights);
@@ -175,7 +175,7 @@ void Lowering::refuse_empty_windows(int64_t out, int64_t stride, int64_t pad, in
 
 void Lowering::global_pool() {
   const int in = value(0);
-  if (tensor(in).flat) fail("reads [batch, features]");
+  if (tensor(in).rank != 4) fail("reads [batch, features]");
   ConvShape s{};
   s.in_channels = s.out_channels = tensor(in).channels;
   s.kernel_height = s.in_height = tensor(in).height, s.kernel_width = s.in_width = tensor(in).width;

@@ -17,7 +17,8 @@ class MapStep : public Step {
   }
   void run(const Workspace& w, ThreadPool& pool) const override {
     float* y = w.floats(output);
-    pool.parallel(out_.height, [&](int row, int) {
+    const int rows = layer_.op == Op::kFlatten ? 1 : out_.height;
+    pool.parallel(rows, [&](int row, int) {
       switch (layer_.op) {
         case Op::kConcat:
           return concat(w, y, row);
@@ -27,6 +28,8 @@ class MapStep : public Step {
           return pad(w.floats(inputs[0]), y, row);
         case Op::kFlatten:
           return flatten(w.floats(inputs[0]), y);
+        case Op::kUnpack:
+          return unpack(w.words(inputs[0]), y, row);
         case Op::kMultiply:
         case Op::kAddGate:
           return combine(w.floats(inputs[0]), w.floats(inputs[1]), y, row);
@@ -75,9 +78,22 @@ class MapStep : public Step {
   }
   void flatten(const float* in, float* y) const {
     const Tensor& t = in_[0];
-    const size_t pixels = static_cast<size_t>(t.height) * t.width;
+    const size_t pixels = static_cast<size_t>(t.height) * t.width,
+                 out_pixels = static_cast<size_t>(out_.height) * out_.width;
+    size_t channel = 0, pixel = 0;  // of the output
     for (int c = 0; c < t.channels; ++c)
-      for (size_t p = 0; p < pixels; ++p) y[c * pixels + p] = in[p * t.channels + c];
+      for (size_t p = 0; p < pixels; ++p) {
+        y[pixel * out_.channels + channel] = in[p * t.channels + c];
+        if (++pixel == out_pixels) pixel = 0, ++channel;
+      }
+  }
+  void unpack(const uint32_t* in, float* y, int row) const {
+    const int words = (out_.channels + 31) / 32;
+    for (int x = 0; x < out_.width; ++x) {
+      const size_t pixel = static_cast<size_t>(row) * out_.width + x;
+      for (int c = 0; c < out_.channels; ++c)
+        y[pixel * out_.channels + c] = in[pixel * words + c / 32] >> (c % 32) & 1 ? -1.0f : 1.0f;
+    }
   }
   void combine(const float* a, const float* b, float* y, int row) const {
     const bool gate = in_[1].height * in_[1].width == 1;

@@ -24,6 +24,8 @@ const char* op_name(Op op) {
       return "BinaryConv2d";
     case Op::kBinarize:
       return "Binarize";
+    case Op::kUnpack:
+      return "Unpack";
     case Op::kMaxPool:
       return "MaxPool";
     case Op::kAveragePool:

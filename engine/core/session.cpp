@@ -70,11 +70,6 @@ void hand_out(const Tensor& t, const Workspace& w, int id, float* to) {
                                                                             : 1.0f;
 }
 
-std::vector<int64_t> dims_of(const Tensor& t) {
-  if (t.flat) return {t.channels};
-  return {t.channels, t.height, t.width};
-}
-
 }  // namespace
 
 struct Session::Impl {
@@ -82,7 +77,8 @@ struct Session::Impl {
       : bytes(data, data + size), choice(choose_kernel(options.kernel)), pool(checked(options.threads)) {
     const onnx::Model model = onnx::read(data, size);
     Graph graph = lower(model);
-    for (const Tensor& t : graph.tensors) names.push_back(t.name);
+    for (const Tensor& t : graph.tensors)
+      if (!t.name.empty()) names.push_back(t.name);
     for (const Layer& layer : graph.layers)
       if (layer.op == Op::kBinaryConv) names.push_back(layer.name + ":accumulators");
     join_convolutions(graph, {});
@@ -90,8 +86,8 @@ struct Session::Impl {
     plan = make_plan(graph, {}, choice.kernel, *choice.isa);
     refuse_large_workspace(plan, pool.threads());
     metadata = model.metadata;
-    input = dims_of(graph.tensors[0]);
-    output = dims_of(graph.tensors[graph.output]);
+    input = graph.tensors[0].dims();
+    output = graph.tensors[graph.output].dims();
   }
 
   std::unique_ptr<Buffers> take(const Plan& of) const {
@@ -136,6 +132,7 @@ const std::vector<int64_t>& Session::input_dims() const { return impl_->input; }
 const std::vector<int64_t>& Session::output_dims() const { return impl_->output; }
 const std::map<std::string, std::string>& Session::metadata() const { return impl_->metadata; }
 int Session::threads() const { return impl_->pool.threads(); }
+const std::string& Session::kernel() const { return impl_->choice.name; }
 std::vector<std::string> Session::tensor_names() const { return impl_->names; }
 
 size_t Session::workspace_bytes() const { return impl_->plan.workspace_bytes(impl_->pool.threads()); }
@@ -174,7 +171,7 @@ std::map<std::string, Array> Session::inspect(const float* images, int64_t batch
   std::map<std::string, Array> result;
   for (int id : plan.kept) {
     Array& array = result[plan.tensors[id].name];
-    array.dims = dims_of(plan.tensors[id]);
+    array.dims = plan.tensors[id].dims();
     array.dims.insert(array.dims.begin(), batch);
     array.values.resize(static_cast<size_t>(batch) * plan.tensors[id].elements());
   }
@@ -195,13 +192,14 @@ std::vector<LayerProfile> Session::profile(const float* image, int repeats) cons
   std::unique_ptr<Buffers> buffers = impl_->take(plan);
   std::vector<std::vector<double>> times(plan.steps.size());
   std::vector<int> active(plan.steps.size(), 1);
+  ThreadPool::take_most_active();
   for (int r = 0; r < std::max(repeats, 1); ++r) {
     impl_->begin(plan, image, buffers->workspace);
     for (size_t i = 0; i < plan.steps.size(); ++i) {
       const Clock::time_point start = Clock::now();
       plan.steps[i]->run(buffers->workspace, impl_->pool);
       times[i].push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
-      active[i] = std::max(active[i], impl_->pool.take_most_active());
+      active[i] = std::max(active[i], ThreadPool::take_most_active());
     }
   }
   impl_->give_back(std::move(buffers));

@@ -43,6 +43,7 @@ class Session {
   const std::vector<int64_t>& output_dims() const;  // of one image's output, e.g. [classes]
   const std::map<std::string, std::string>& metadata() const;
   int threads() const;
+  const std::string& kernel() const;              // that was chosen, e.g. "avx2"
   size_t workspace_bytes() const;                 // of one running call
   std::vector<std::string> tensor_names() const;  // all that inspect() can hand out
 
@@ -71,6 +72,8 @@ struct KernelInfo {
   std::string note;        // why not
 };
 std::vector<KernelInfo> kernels();
+// A line for each kernel that this CPU could run but that failed its self-check.
+std::vector<std::string> kernel_warnings();
 std::string cpu_name();
 std::string version();
 

@@ -1,10 +1,13 @@
 #include "thread_pool.h"
 
+#include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__linux__)
@@ -16,6 +19,8 @@
 
 namespace nasb {
 namespace {
+
+thread_local int most_active = 1;
 
 constexpr int kSpins = 4000;  // some 50 to 150 microseconds: longer than the gap between two layers
 
@@ -158,8 +163,9 @@ void ThreadPool::parallel(int count, const Work& work) {
     else
       std::this_thread::yield();
   }
-  const int active = s.active;
-  for (int most = most_active_; most < active && !most_active_.compare_exchange_weak(most, active);) continue;
+  most_active = std::max<int>(most_active, s.active);
 }
+
+int ThreadPool::take_most_active() { return std::exchange(most_active, 1); }
 
 }  // namespace nasb

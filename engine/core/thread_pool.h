@@ -2,7 +2,6 @@
 // starved; who forks never waits for a thread that has not begun.
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <memory>
 
@@ -24,15 +23,14 @@ class ThreadPool {
   // pool, and in a process forked from the pool's own, the caller runs all items itself. `work` must not throw.
   void parallel(int count, const Work& work);
 
-  // The most threads that took part in one parallel() since this was last asked.
-  int take_most_active() { return most_active_.exchange(1); }
+  // The most threads that took part in one parallel() of the calling thread since it last asked.
+  static int take_most_active();
 
  private:
   struct Shared;  // what the threads wait on; left behind in a forked process, where those threads do not exist
 
   int threads_ = 1;
   std::unique_ptr<Shared> shared_;
-  std::atomic<int> most_active_{1};
 };
 
 // Processors that this process may use.

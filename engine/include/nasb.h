@@ -38,7 +38,7 @@ typedef enum nasb_status {
 /* Begin with `nasb_options options = NASB_OPTIONS_DEFAULT;`. */
 typedef struct nasb_options {
   size_t struct_size; /* sizeof(nasb_options) of the program: later versions add fields at the end */
-  int32_t threads;    /* 0: as many as the process may use */
+  int32_t threads;    /* 0: as many as the process may use; at most 256 */
   const char* kernel; /* of binary convolutions, e.g. "reference", "avx2", "neon"; NULL or "": the best here */
 } nasb_options;
 
@@ -64,6 +64,8 @@ NASB_API nasb_status nasb_input_shape(const nasb_session* session, int64_t shape
 NASB_API size_t nasb_input_size(const nasb_session* session);
 NASB_API size_t nasb_output_size(const nasb_session* session);
 NASB_API int nasb_threads(const nasb_session* session);
+/* The kernel that the session chose, as in nasb_options, e.g. "avx2"; NULL for NULL. */
+NASB_API const char* nasb_kernel(const nasb_session* session);
 
 /* Classes that the file names (0 where it names none); NULL where index >= nasb_class_count(). UTF-8. */
 NASB_API size_t nasb_class_count(const nasb_session* session);

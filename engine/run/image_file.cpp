@@ -2,7 +2,9 @@
 
 #include <cctype>
 #include <cstring>
-#include <fstream>
+
+#include "core/error.h"
+#include "preprocess/file.h"
 
 namespace nasb {
 namespace {
@@ -15,13 +17,11 @@ constexpr int64_t kMaxSide = 1 << 16;
 }
 
 std::string read_bytes(const std::string& path) {
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
-  const std::streamoff size = file ? static_cast<std::streamoff>(file.tellg()) : -1;
-  if (size < 0 || size > kMaxBytes) refuse(path, "cannot be read");
-  std::string bytes(static_cast<size_t>(size), '\0');
-  file.seekg(0);
-  if (!file.read(&bytes[0], size)) refuse(path, "cannot be read");
-  return bytes;
+  try {
+    return read_file(path);
+  } catch (const Error& error) {
+    refuse(path, error.what());
+  }
 }
 
 // Netpbm: "P6" (RGB) or "P5" (grey), width, height, largest value (255), one white space, pixels. "#" begins a comment.

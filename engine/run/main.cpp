@@ -27,8 +27,8 @@ const char* const kHelp =
     "  --threads N    threads; 0: as many as the process may use (default: 0)\n"
     "  --top K        classes to print for each image; 0: all (default: 3)\n"
     "  --repeat N     run N times and print the median time and its quartiles (default: 1)\n"
-    "  --kernel NAME  of binary convolutions: reference, portable, avx2, avx512, neon (default: the best that works "
-    "here)\n"
+    "  --kernel NAME  of binary convolutions: reference, portable, avx2, avx512, avx512_vpopcntdq, neon (default: the "
+    "best that works here)\n"
     "  --json         print JSON\n"
     "  --version      print the version\n";
 
@@ -116,10 +116,7 @@ struct Class {
 std::vector<Class> best_classes(const float* scores, size_t count, size_t top) {
   std::vector<size_t> order(count);
   std::iota(order.begin(), order.end(), size_t{0});
-  // NaN last, equal scores by index.
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return std::isnan(scores[b]) ? !std::isnan(scores[a]) : scores[a] > scores[b];
-  });
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return scores[a] > scores[b]; });
   double sum = 0;
   for (size_t i = 0; i < count; ++i) sum += std::exp(static_cast<double>(scores[i]) - scores[order[0]]);
   std::vector<Class> result;
@@ -166,6 +163,16 @@ double quantile(const std::vector<double>& sorted, double share) {
   return sorted[low] + (at - static_cast<double>(low)) * (sorted[high] - sorted[low]);
 }
 
+// Of NaN or infinite scores no probability can be made.
+void refuse_infinite(const std::string& model, const std::vector<float>& scores, size_t classes) {
+  const auto found = std::find_if(scores.begin(), scores.end(), [](float score) { return !(score < INFINITY); });
+  if (found == scores.end()) return;
+  const size_t at = static_cast<size_t>(found - scores.begin());
+  throw UserError(model + ": the score of class " + std::to_string(at % classes) + " is " +
+                  (std::isnan(*found) ? "NaN" : "infinite") + " for image " + std::to_string(at / classes) +
+                  "; the image or the file's weights are not finite");
+}
+
 int run(const Arguments& arguments) {
   nasb_options options = NASB_OPTIONS_DEFAULT;
   options.threads = arguments.threads;
@@ -184,13 +191,17 @@ int run(const Arguments& arguments) {
     check(nasb_run(made, images.data(), batch, scores.data()));
     times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
   }
+  refuse_infinite(arguments.model, scores, classes);
   std::sort(times.begin(), times.end());
   const double median = quantile(times, 0.5), lower = quantile(times, 0.25), upper = quantile(times, 0.75);
 
   const size_t top = arguments.top == 0 ? classes : static_cast<size_t>(arguments.top);
   if (arguments.json) {
-    std::printf("{\"model\": %s, \"image\": %s, \"engine\": \"%s\", \"threads\": %d,\n",
-                quoted(arguments.model).c_str(), quoted(arguments.image).c_str(), nasb_version(), nasb_threads(made));
+    std::printf(
+        "{\"model\": %s, \"image\": %s, \"engine\": \"%s\", \"threads\": %d, "
+        "\"kernel\": %s,\n",
+        quoted(arguments.model).c_str(), quoted(arguments.image).c_str(), nasb_version(), nasb_threads(made),
+        quoted(nasb_kernel(made)).c_str());
     std::printf(
         " \"repeat\": %d, \"batch\": %zu, \"milliseconds\": {\"median\": %.4f, \"lower_quartile\": %.4f, "
         "\"upper_quartile\": %.4f},\n",
@@ -218,8 +229,9 @@ int run(const Arguments& arguments) {
     std::printf("\n");
   }
   if (arguments.repeat > 1) {
-    std::printf("median %.3f ms (quartiles %.3f to %.3f), %zu image%s, %d runs, %d thread%s\n", median, lower, upper,
-                batch, batch > 1 ? "s" : "", arguments.repeat, nasb_threads(made), nasb_threads(made) > 1 ? "s" : "");
+    std::printf("median %.3f ms (quartiles %.3f to %.3f), %zu image%s, %d runs, %d thread%s, kernel %s\n", median,
+                lower, upper, batch, batch > 1 ? "s" : "", arguments.repeat, nasb_threads(made),
+                nasb_threads(made) > 1 ? "s" : "", nasb_kernel(made));
   }
   return 0;
 }

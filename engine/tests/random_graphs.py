@@ -104,6 +104,8 @@ def binarize(net: Network) -> None:
     threshold = net.reals(shape[0], 1, 1) if net.pick(True, False) else net.reals(1)
     name = net.node("Binarize", x, threshold, shape=None, domain="nasb")
     net.signs[name] = shape
+    if net.pick(False, False, True):  # read as -1 and +1
+        net.values[name] = shape
 
 
 def binary_conv(net: Network) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from engine_places import Engine
-from nasb_engine import EngineError
-from nasb_engine.bench import bench, compare, describe, spread
+from nasb_engine import EngineError, LayerProfile, kernels
+from nasb_engine.bench import bench, compare, describe, describe_layers, spread
 from tiny_models import Builder
 
 ModelFile = Callable[[str], Path]
@@ -77,11 +77,22 @@ def test_record_and_text(engine: Engine, model_file: ModelFile) -> None:
     assert "nasb-engine" in record["conditions"]["versions"]
     assert sum(layer["share"] for layer in record["layers"]) == pytest.approx(1)
     assert "nasb-engine" in describe(record)
+    assert record["kernel"] in {kernel.name for kernel in kernels() if kernel.verified}
+    assert f"kernel {record['kernel']}" in describe(record)
+
+
+def test_columns_of_layers_stand_apart() -> None:
+    layer = LayerProfile("body.layer", "Conv" + 20 * " + Add", "popcount_avx512_vpopcntdq", 2, 1.0, 100, True, 0.5)
+    other = LayerProfile("x", "Conv", "map", 1, 0.5, 10, False, 0.5)
+    lines = describe_layers([layer, other]).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[1].split("  ")[:2] == [layer.layer, layer.operation]
+    assert f"  {layer.kernel}  " in lines[1]
 
 
 def test_the_kernel_is_told(engine: Engine, model_file: ModelFile) -> None:
     arguments = ("bench", model_file("classifier"), "--rounds", 1, "--kernel", "portable")
-    assert "portable" in json.loads(engine(*arguments, "--json").stdout)["kernel"]
+    assert json.loads(engine(*arguments, "--json").stdout)["kernel"] == "portable"
     assert "portable" in engine(*arguments).stdout.splitlines()[0]
     linear = bench(str(model_file("linear")), rounds=1)
     assert linear["kernel"] == ""

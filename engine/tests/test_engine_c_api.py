@@ -23,7 +23,7 @@ ModelFile = Callable[[str], Path]
 @pytest.fixture(scope="module")
 def library(native: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(native / "libnasb.so"))
-    for name in ("nasb_last_error", "nasb_version", "nasb_class_name", "nasb_metadata"):
+    for name in ("nasb_last_error", "nasb_version", "nasb_class_name", "nasb_metadata", "nasb_kernel"):
         getattr(loaded, name).restype = ctypes.c_char_p
     for name in ("nasb_input_size", "nasb_output_size", "nasb_class_count"):
         getattr(loaded, name).restype = ctypes.c_size_t
@@ -74,7 +74,7 @@ def test_example_of_the_documentation(native: Path, model_file: ModelFile, tmp_p
 
     failed = subprocess.run([program, tmp_path / "nothing"], capture_output=True, text=True, check=False)
     assert failed.returncode == 1
-    assert failed.stderr == f"{tmp_path}/nothing: cannot be read\n"
+    assert failed.stderr == f"{tmp_path}/nothing: cannot be read: No such file or directory\n"
 
 
 @pytest.mark.parametrize("language", ["c", "c++"])
@@ -116,6 +116,7 @@ def test_results_and_texts(library: ctypes.CDLL, model_file: ModelFile) -> None:
     assert library.nasb_api_version() == 1
     assert library.nasb_version().decode() == nasb_engine.__version__
     assert library.nasb_threads(session) == 2
+    assert library.nasb_kernel(session) == b"reference"
     shape = (ctypes.c_int64 * 3)()
     assert library.nasb_input_shape(session, shape) == OK
     assert list(shape) == [3, 8, 8]
@@ -142,8 +143,9 @@ def test_refusals(library: ctypes.CDLL, model_file: ModelFile, tmp_path: Path) -
 
     status, session = create(library, tmp_path / "nothing.onnx")
     assert (status, session.value) == (FILE, None)
-    assert says() == f"{tmp_path}/nothing.onnx: cannot be read"
+    assert says() == f"{tmp_path}/nothing.onnx: cannot be read: No such file or directory"
     assert create(library, tmp_path)[0] == FILE
+    assert says() == f"{tmp_path}: cannot be read: Is a directory"
     (tmp_path / "text.onnx").write_text("no model")
     assert create(library, tmp_path / "text.onnx")[0] == FILE
     assert says().startswith(f"{tmp_path}/text.onnx: ")
@@ -158,6 +160,8 @@ def test_refusals(library: ctypes.CDLL, model_file: ModelFile, tmp_path: Path) -
     assert create(library, path, ctypes.byref(Options(3, 0, None)))[0] == ARGUMENT
     assert "NASB_OPTIONS_DEFAULT" in says()
     assert create(library, path, ctypes.byref(Options(ctypes.sizeof(Options), -1, None)))[0] == ARGUMENT
+    assert create(library, path, ctypes.byref(Options(ctypes.sizeof(Options), 257, None)))[0] == ARGUMENT
+    assert "threads is 257; 0 (as many as the process may use) to 256" in says()
     assert create(library, path, ctypes.byref(Options(ctypes.sizeof(Options), 0, b"sse9")))[0] == ARGUMENT
     assert "sse9" in says()
     assert library.nasb_create_from_file(None, None, ctypes.byref(session)) == ARGUMENT
@@ -165,6 +169,7 @@ def test_refusals(library: ctypes.CDLL, model_file: ModelFile, tmp_path: Path) -
     assert library.nasb_create_from_memory(None, ctypes.c_size_t(3), None, ctypes.byref(session)) == ARGUMENT
     assert library.nasb_create_from_memory(b"", ctypes.c_size_t(0), None, ctypes.byref(session)) == FILE
     library.nasb_destroy(None)
+    assert library.nasb_kernel(None) is None
     assert library.nasb_input_size(None) == library.nasb_class_count(None) == library.nasb_threads(None) == 0
 
     status, session = create(library, model_file("linear"))

@@ -109,7 +109,10 @@ def test_the_command_needs_no_torch(engine: Engine, tmp_path: Path) -> None:
         ({"backbone": {"file": base64.b64encode(zlib.compress(b"model")[:-2]).decode()}}, "cut short"),
         ({"backbone": {"file": base64.b64encode(zlib.compress(b"model")).decode()}}, "nasb-engine: "),
         ({"entries": [ENTRY | {"in_channels": 0}], "probes": {}}, "cannot be measured"),
-        ({"entries": [ENTRY | {"in_channels": 10**30}], "probes": {}}, "cannot be measured"),
+        ({"entries": [ENTRY | {"in_channels": 10**30}], "probes": {}}, "entries[0].in_channels is 1000"),
+        ({"entries": [ENTRY | {"stride": 10**10}], "probes": {}}, "entries[0].stride is 10000000000"),
+        ({"entries": [ENTRY | {"padding": -1}], "probes": {}}, "entries[0].padding is -1"),
+        ({"entries": [ENTRY | {"stride": 0}], "probes": {}}, "cannot be measured"),
         ({"entries": [ENTRY | {"kind": "sorcery"}], "probes": {}}, "cannot be measured"),
     ],
 )

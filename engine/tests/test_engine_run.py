@@ -1,6 +1,7 @@
 """nasb-run: the static program, here and for aarch64 under qemu."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image
 
 import nasb_engine
+from convolution_cases import CORNERS, LEVELS, by_definition, covering, model
+from tiny_models import linear
 
 ModelFile = Callable[[str], Path]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -18,11 +21,16 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(params=["native", "aarch64"])
 def nasb_run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     found = request.getfixturevalue(request.param)
-    command: Sequence[str] = [str(found / "nasb-run")] if isinstance(found, Path) else found
+    # NEON by its name: where its self-check fails, the portable kernel must not pass the test instead.
+    command: Sequence[str] = [str(found / "nasb-run")] if isinstance(found, Path) else [*found, "--kernel", "neon"]
 
     def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
         words = [*command, *map(str, arguments)]
-        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+        if done.returncode == 0 and "--json" in arguments and "--kernel" not in arguments:
+            best = nasb_engine.Session(linear().SerializeToString()).kernel
+            assert json.loads(done.stdout)["kernel"] == ("neon" if request.param == "aarch64" else best)
+        return done
 
     return run
 
@@ -87,8 +95,11 @@ def test_text(nasb_run: Run, model_file: ModelFile, picture: Path) -> None:
     assert first.startswith(f"{picture}: {best} ")
     assert first.count("%") == 2
     assert "3 runs" in second
+    assert second.endswith(", kernel reference")
     assert nasb_run("--version").stdout == f"nasb-run {nasb_engine.__version__}\n"
     assert "--threads N" in nasb_run("--help").stdout
+    for kernel in nasb_engine.kernels():
+        assert kernel.name in nasb_run("--help").stdout
 
 
 def test_wrong_inputs_are_one_line(nasb_run: Run, model_file: ModelFile, tmp_path: Path, picture: Path) -> None:
@@ -106,6 +117,9 @@ def test_wrong_inputs_are_one_line(nasb_run: Run, model_file: ModelFile, tmp_pat
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
+    damaged = np.zeros((2, 3, 8, 8), np.float32)
+    damaged[1, 0, 0, 0] = np.nan
+    np.save(tmp_path / "nan.npy", damaged)
     np.save(tmp_path / "double.npy", np.zeros((3, 8, 8)))
     np.save(tmp_path / "fortran.npy", np.asfortranarray(np.zeros((3, 8, 8), np.float32)))
     np.save(tmp_path / "shape.npy", np.zeros((3, 9, 8), np.float32))
@@ -119,9 +133,14 @@ def test_wrong_inputs_are_one_line(nasb_run: Run, model_file: ModelFile, tmp_pat
         ((model, picture, "--top", "many"), '"many"'),
         ((model, picture, "--repeat", "0"), "--repeat"),
         ((model, picture, "--kernel", "sse9"), "sse9"),
-        (("nothing.onnx", picture), "nothing.onnx: cannot be read"),
+        (("nothing.onnx", picture), "nothing.onnx: cannot be read: No such file or directory"),
+        ((tmp_path, picture), f"{tmp_path}: cannot be read: Is a directory"),
         ((picture, picture), f"{picture}: "),
-        ((model, "nothing.ppm"), "nothing.ppm: cannot be read"),
+        ((model, "nothing.ppm"), "nothing.ppm: cannot be read: No such file or directory"),
+        ((model, tmp_path), f"{tmp_path}: cannot be read: Is a directory"),
+        ((model, "nan.npy"), "the score of class 0 is NaN for image 1"),
+        ((model, "nan.npy", "--json"), "the score of class 0 is NaN for image 1"),
+        ((model, picture, "--threads", "257"), "threads is 257"),
         ((model, "empty.npy"), "neither .npy"),
         ((model, "cut.npy"), "cut off"),
         ((model, "dict.npy"), "lacks"),
@@ -143,6 +162,44 @@ def test_wrong_inputs_are_one_line(nasb_run: Run, model_file: ModelFile, tmp_pat
         assert done.stderr.startswith("nasb-run: ")
         assert len(done.stderr.splitlines()) == 1
         assert says in done.stderr, (arguments, done.stderr)
+
+
+SMALL = [case for case in (*CORNERS, *covering(LEVELS, 1_000_000)[::7]) if case.macs <= 3_000_000]
+"""A part of test_exact_convolutions.py's: an emulator is slow, and each is a process of its own."""
+CHUNKS = 4
+
+
+def test_the_small_cases_cover_what_they_should() -> None:
+    for name in ("kernel", "stride", "dilation", "pads", "pad_value", "batch", "groups"):
+        assert {getattr(case, name) for case in SMALL} >= set(LEVELS[name]), name
+    assert max(case.inputs for case in SMALL) >= 600
+    assert len(SMALL) > 80
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_neon_gives_the_exact_sums(aarch64: Sequence[str], tmp_path: Path, chunk: int) -> None:
+    for case in SMALL[chunk::CHUNKS]:
+        images, weights = case.data()
+        (tmp_path / "conv.onnx").write_bytes(model(case, weights).SerializeToString())
+        np.save(tmp_path / "signs.npy", images)
+        words = [*aarch64, "--kernel", "neon", "--threads", "1", "--json", "--top", "0", "conv.onnx", "signs.npy"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, f"{case}: {done.stderr}"
+        assert json.loads(done.stdout)["kernel"] == "neon"
+        expected = by_definition(case, images, weights).reshape(case.batch, -1)
+        assert np.array_equal(scores(done), expected), str(case)
+
+
+@pytest.mark.parametrize("part", ["epilogue", "sums", "gemm", "pool", "depthwise"])
+def test_a_fault_of_neon_is_found(aarch64: Sequence[str], model_file: ModelFile, tmp_path: Path, part: str) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((3, 8, 8), np.float32))
+    words = [*aarch64, str(model_file("classifier")), str(tmp_path / "x.npy"), "--json"]
+    environment = os.environ | {"NASB_TEST_FAULT": f"neon:{part}"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["kernel"] == "portable"
+    assert done.stderr.startswith('nasb: kernel "neon" failed its self-check and is not used: ')
+    words += ["--kernel", "neon"]
+    assert subprocess.run(words, env=environment, capture_output=True, check=False).returncode == 2
 
 
 def test_program_is_static(native: Path) -> None:

@@ -139,6 +139,10 @@ def test_tensors_that_would_need_a_copy_are_refused(session: nasb_engine.Session
     [
         ({"threads": -1}, "threads is -1"),
         ({"threads": 1.5}, "threads is 1.5"),
+        ({"threads": True}, "threads is True"),
+        ({"threads": "two"}, "threads is 'two'"),
+        ({"threads": 257}, r"threads is 257; give an integer from 0 \(all that there are\) to 256"),
+        ({"threads": 10**12}, "threads is 1000000000000"),
         ({"kernel": 3}, "kernel is 3"),
         ({"kernel": "sse9"}, "sse9"),
     ],
@@ -179,10 +183,11 @@ def test_every_kernel_and_thread_count_gives_the_same(name: str) -> None:
     usable = [kernel.name for kernel in nasb_engine.kernels() if kernel.verified]
     assert "reference" in usable
     images = np.random.default_rng(2).standard_normal((7, *nasb_engine.Session(data).input_shape), np.float32)
+    expected = nasb_engine.Session(data, threads=1, kernel="reference").run(images)
     for kernel in usable:
-        results = [nasb_engine.Session(data, threads=threads, kernel=kernel).run(images) for threads in (1, 2, 3)]
-        for result in results[1:]:
-            assert np.array_equal(result, results[0]), kernel
+        for threads in (1, 2, 3):
+            found = nasb_engine.Session(data, threads=threads, kernel=kernel).run(images)
+            assert np.array_equal(found, expected), f"{kernel}, {threads} threads"
 
 
 def test_inner_tensors(session: nasb_engine.Session, x_NCHW: np.ndarray) -> None:  # noqa: N803
@@ -192,6 +197,8 @@ def test_inner_tensors(session: nasb_engine.Session, x_NCHW: np.ndarray) -> None
     assert set(found) == set(names)
     last = [name for name in names if found[name].shape == logits.shape]
     assert any(np.array_equal(found[name], logits) for name in last)
+    with pytest.raises(nasb_engine.EngineError, match="outputs holds 1; give names"):
+        session.run(x_NCHW, outputs=[1])  # type: ignore[list-item]
     with pytest.raises(nasb_engine.EngineError, match="nowhere"):
         session.run(x_NCHW, outputs=["nowhere"])
     with pytest.raises(TypeError, match="list of names"):
@@ -275,8 +282,32 @@ def test_profile_names_what_ran() -> None:
     assert binary[0].kernel
     assert sum(layer.macs for layer in layers if not layer.binary) == 8 * 8 * 8 * 3 * 9 + 8 * 4
     assert all(layer.milliseconds >= 0 and layer.threads >= 1 for layer in layers)
-    with pytest.raises(nasb_engine.EngineError, match="repeats is 0"):
-        session.profile(repeats=0)
+    for repeats in (0, 1.5, 10**12, "a", None):
+        with pytest.raises(nasb_engine.EngineError, match=f"repeats is {repeats!r}; give an integer from 1 to 1000000"):
+            session.profile(repeats)  # type: ignore[arg-type]
+    assert len(session.profile(np.int32(1))) == len(layers)
+
+
+def test_threads_of_a_profile_are_its_own() -> None:
+    """The first step has one item of work, so one thread, however many other calls have had in the pool."""
+    b = Builder(8)
+    x = b.node("GlobalAveragePool", "images")
+    x = b.node("Pad", x, b.integers(0, 0, 20, 20, 0, 0, 20, 20))
+    session = session_of(b.model(b.head(b.conv(b.conv(x, 3, 64), 64, 64), 64), metadata={}), threads=2)
+    images = np.zeros((1, 3, 8, 8), np.float32)
+    most = 1
+    for _ in range(50):
+        with ThreadPoolExecutor(1) as other:
+            other.submit(session.run, images).result()
+        session.run(images)
+        first, *rest = session.profile(1)
+        assert first.threads == 1
+        most = max(most, *(step.threads for step in rest))
+    assert most == 2
+
+
+def test_integers_of_numpy_are_integers() -> None:
+    assert session_of(linear(), threads=np.int64(2)).threads == 2
 
 
 def test_kernels_and_cpu() -> None:

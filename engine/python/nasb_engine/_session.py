@@ -1,7 +1,9 @@
 """Session: a loaded network. Checks what it is given; the C++ core does the work."""
 
 import json
+import operator
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +20,11 @@ from nasb_engine._preprocessing import Preprocessing
 __version__ = _core.version()
 
 Real = npt.NDArray[np.float32]
+
+MOST_THREADS = 256
+"""Of a session."""
+MOST_REPEATS = 1_000_000
+"""Of a profile."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,10 @@ class Session:
 
     Args:
         model: path of an ONNX file of nasb, or its bytes.
-        threads: 0: as many as the process may use.
+        threads: 0: as many as the process may use; at most 256.
         kernel: of binary convolutions, one of `kernels()`; "": the best that works on this CPU.
+    Warns:
+        RuntimeWarning: a kernel that this CPU could run failed its self-check and is not used.
     Raises:
         OSError: the file cannot be read.
         EngineError: it is damaged, holds something that the engine does not know (named), or an option is not
@@ -56,14 +65,15 @@ class Session:
     """
 
     def __init__(self, model: str | os.PathLike[str] | bytes, threads: int = 0, kernel: str = "") -> None:
-        if not isinstance(threads, int) or isinstance(threads, bool) or not 0 <= threads <= 1024:
-            raise EngineError(f"threads is {threads!r}; give an integer from 0 (all that there are) to 1024")
+        threads = _integer("threads", threads, 0, MOST_THREADS, "0 (all that there are)")
         if not isinstance(kernel, str):
             raise EngineError(f'kernel is {kernel!r}; give the name of a kernel, or ""')
         if isinstance(model, (bytes, bytearray, memoryview)):
             self._source, data = "", bytes(model)
         else:
             self._source, data = os.fspath(model), Path(model).read_bytes()
+        for line in _core.kernel_warnings():
+            warnings.warn(line, RuntimeWarning, stacklevel=2)
         try:
             self._core = _core.Session(data, threads, kernel)
         except EngineError as error:
@@ -78,13 +88,18 @@ class Session:
     def __repr__(self) -> str:
         return (
             f"Session({self._source or 'bytes'!r}, input_shape={self.input_shape}, output_shape={self.output_shape}, "
-            f"threads={self.threads})"
+            f"threads={self.threads}, kernel={self.kernel!r})"
         )
 
     @property
     def threads(self) -> int:
         """Threads that a call may use."""
         return self._core.threads
+
+    @property
+    def kernel(self) -> str:
+        """The kernel that was chosen, one of `kernels()`; `profile` tells what each step ran."""
+        return self._core.kernel
 
     @property
     def workspace_bytes(self) -> int:
@@ -162,13 +177,17 @@ class Session:
         Raises:
             TypeError: images are of another type or dtype.
             ValueError: they have another shape, or are a tensor that is not contiguous.
-            EngineError: there is no inner tensor of that name.
+            EngineError: there is no inner tensor of that name, or `outputs` holds something else than names.
         """
         x_NCHW = self._images(images)
         if outputs is not None:
             if isinstance(outputs, str):
                 raise TypeError(f"outputs is the string {outputs!r}; give a list of names")
-            return self._core.inspect(x_NCHW, list(outputs))
+            names = list(outputs)
+            for name in names:
+                if not isinstance(name, str):
+                    raise EngineError(f"outputs holds {name!r}; give names of tensors (tensor_names)")
+            return self._core.inspect(x_NCHW, names)
         y = np.empty((len(x_NCHW), *self.output_shape), np.float32)
         if len(x_NCHW) > 0:
             self._core.run(x_NCHW, y)
@@ -176,8 +195,7 @@ class Session:
 
     def profile(self, repeats: int = 20) -> list[LayerProfile]:
         """Time each step on one random image; return the steps in their order."""
-        if repeats < 1:
-            raise EngineError(f"repeats is {repeats}; give an integer >= 1")
+        repeats = _integer("repeats", repeats, 1, MOST_REPEATS)
         image = np.random.default_rng(0).standard_normal((1, *self.input_shape), np.float32)
         records = self._core.profile(image, repeats)
         total = sum(record["milliseconds"] for record in records)
@@ -200,6 +218,17 @@ class Session:
 
     def _error(self, problem: str) -> EngineError:
         return EngineError(f"{self._source}: {problem}" if self._source else problem)
+
+
+def _integer(name: str, value: Any, least: int, most: int, least_text: str = "") -> int:
+    """Return an integer, Python's or NumPy's, within its limits."""
+    try:
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
+        raise EngineError(f"{name} is {value!r}; give an integer from {least_text or least} to {most}")
+    return number
 
 
 def _view(images: Any) -> npt.NDArray[Any]:

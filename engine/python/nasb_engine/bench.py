@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from nasb_engine._core import EngineError
 from nasb_engine._kernels import cpu_name, instruction_sets
-from nasb_engine._session import Session, __version__
+from nasb_engine._session import LayerProfile, Session, __version__
 
 ENGINE = "nasb-engine"
 PEERS = ("onnxruntime", "onnxruntime-int8")
@@ -179,8 +179,7 @@ def bench(
 
 def _kernel(session: Session) -> str:
     """Return the kernel of the binary convolutions; "" where there are none."""
-    ran = {layer.kernel for layer in session.profile(repeats=1) if layer.binary}
-    return (getattr(session, "kernel", None) or ", ".join(sorted(ran))) if ran else ""
+    return session.kernel if any(layer.binary for layer in session.profile(repeats=1)) else ""
 
 
 def _import(name: str) -> Any:
@@ -270,3 +269,15 @@ def describe(record: Mapping[str, Any]) -> str:
         note = f"  {ran}" if ran not in (None, record["model"]) else ""
         lines.append(f"{peer['name']:<20}{ms['median']:>12.3f}{times:>20}{ratio['median']:>16.2f}{ratios:>18}{note}")
     return "\n".join(lines)
+
+
+def describe_layers(layers: Sequence[LayerProfile]) -> str:
+    """Return a profile as a table; its first columns are as wide as what they hold."""
+    rows = [("layer", "operation", "kernel"), *((layer.layer, layer.operation, layer.kernel) for layer in layers)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    texts = ["  ".join(f"{word:<{width}}" for word, width in zip(row, widths, strict=True)) for row in rows]
+    numbers = [
+        f"{'threads':>9}{'ms':>10}{'MACs':>12}{'share':>8}",
+        *(f"{layer.threads:>9}{layer.milliseconds:>10.4f}{layer.macs:>12.4g}{layer.share:>8.1%}" for layer in layers),
+    ]
+    return "\n".join(text + number for text, number in zip(texts, numbers, strict=True))

@@ -181,7 +181,7 @@ def _info(values: argparse.Namespace) -> int:
 def _bench(values: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from nasb_engine.bench import bench, describe
+    from nasb_engine.bench import bench, describe, describe_layers
 
     against = [name.strip() for name in values.against.split(",") if name.strip()]
     record = bench(
@@ -198,12 +198,7 @@ def _bench(values: argparse.Namespace) -> int:
         return 0
     print(describe(record))
     if layers:
-        print(f"\n{'layer':<32}{'operation':<52}{'kernel':<16}{'threads':>8}{'ms':>9}{'MACs':>12}{'share':>8}")
-    for layer in layers:
-        print(
-            f"{layer.layer:<32}{layer.operation:<52}{layer.kernel:<16}{layer.threads:>8}{layer.milliseconds:>9.4f}"
-            f"{layer.macs:>12.4g}{layer.share:>8.1%}"
-        )
+        print(f"\n{describe_layers(layers)}")
     return 0
 
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from nasb_engine import _core
 from nasb_engine._core import EngineError
-from nasb_engine._kernels import cpu_name, kernels
+from nasb_engine._kernels import cpu_name
 from nasb_engine._session import Session, __version__
 
 SHAPES, TABLE = "nasb latency shapes", "nasb latency table"
@@ -40,6 +40,8 @@ RUNS = 5
 """Runs of an entry in one round, after two that warm up."""
 LARGEST_FILE = 1 << 30
 """Bytes of a network's file, unpacked."""
+LARGEST_SIZE = 1 << 20
+"""Of anything in an entry: channels, pixels, a stride."""
 LEAST_CONTEXT = 0.25
 """Below it, a probe is hardly slower than the backbone: the machine changed its speed meanwhile."""
 
@@ -98,7 +100,7 @@ def measure_table(
         "network": shapes["network"],
         "device": {
             "cpu": cpu_name(),
-            "kernel": kernel or next((k.name for k in kernels() if k.verified), ""),
+            "kernel": backbone.session.kernel,
             "threads": backbone.session.threads,
             "engine": __version__,
             "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -140,10 +142,8 @@ def _measure(entry: Mapping[str, Any], threads: int, kernel: str) -> float:
         times = _core.measure(
             **geometry, residual=True, sign_output=False, repeats=RUNS, threads=threads, kernel=kernel
         )
-    except (EngineError, TypeError) as error:
-        raise EngineError(
-            f"{entry['operation']}, {geometry}: cannot be measured: {str(error).splitlines()[0]}"
-        ) from None
+    except EngineError as error:
+        raise EngineError(f"{entry['operation']}, {geometry}: cannot be measured: {error}") from None
     return float(np.median(times))
 
 
@@ -186,8 +186,10 @@ def _problems(values: Any) -> Iterator[str]:
         if not isinstance(entry, dict) or not isinstance(entry.get("operation"), str):
             yield f"entries[{index}] has no operation"
         for key in GEOMETRY:
-            if type(entry.get(key)) is not (str if key == "kind" else int):
-                yield f"entries[{index}].{key} is {entry.get(key)!r}"
+            value = entry.get(key)
+            fine = isinstance(value, str) if key == "kind" else type(value) is int and 0 <= value <= LARGEST_SIZE
+            if not fine:
+                yield f"entries[{index}].{key} is {value!r}"
     if not isinstance(probes, dict):
         yield '"probes" is missing'
     for name, part in {"backbone": backbone, **probes}.items():
