@@ -1,4 +1,4 @@
-// From a graph to steps: fusion of what follows a sum, and one fixed place in memory for each tensor.
+// From a graph to steps: fusion of what follows a sum.
 #pragma once
 
 #include <memory>
