@@ -58,8 +58,10 @@ def example() -> str:
 def test_example_of_the_documentation(native: Path, model_file: ModelFile, tmp_path: Path) -> None:
     source, program, model = tmp_path / "classify.c", tmp_path / "classify", model_file("classifier")
     source.write_text(example(), encoding="utf-8")
-    command = [compiler(), "-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", f"-I{HEADER.parent}", source]
-    subprocess.run([*command, f"-L{native}", "-lnasb", f"-Wl,-rpath,{native}", "-o", program], check=True)
+    (command,) = re.findall(r"^    cc (.*)$", (ROOT / "docs/c-api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    command = command.replace("classify.c", str(source)).replace("-o classify", f"-o {program}")
+    strict = f"{compiler()} -std=c99 -pedantic -Wall -Wextra -Werror {command}"
+    subprocess.run(strict, shell=True, cwd=native.parents[1], check=True)
     done = subprocess.run([program, model], capture_output=True, text=True, check=True)
 
     session = nasb_engine.Session(model)
