@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, helper
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from large_graphs import binarizations, convolutions, joined, joins_of_joins, large_map, large_maps, wide_constants
-from tiny_models import CLASSES, MODELS, PREPROCESSING, linear
+from tiny_models import CLASSES, MODELS, PREPROCESSING, Builder, linear
 
 TEXTS = {
     "preprocessing": json.dumps(PREPROCESSING),
@@ -54,6 +54,26 @@ def variants() -> dict[str, ModelProto]:
     return made
 
 
+def sign_readers() -> dict[str, ModelProto]:
+    """Return models whose signs reach a binary convolution, or a real one, by way of other layers."""
+
+    def model(between: str) -> ModelProto:
+        b = Builder()
+        signs = b.binarize(b.conv("images", 3, 32), 32)
+        if between == "joined":
+            read = b.node("Concat", signs, b.binarize(b.conv("images", 3, 32), 32), axis=1)
+        elif between == "pooled":
+            read = b.node("MaxPool", signs, kernel_shape=[2, 2])
+        elif between == "flat":
+            read = b.node("Reshape", b.node("Flatten", signs), b.integers(0, 32, 8, 8))
+        else:
+            return b.model(b.head(signs, 32))
+        channels = 64 if between == "joined" else 32
+        return b.model(b.head(b.binary_conv(read, channels, 16), 16))
+
+    return {f"signs_{between}": model(between) for between in ("joined", "pooled", "flat", "real")}
+
+
 def large() -> dict[str, ModelProto]:
     """Return models that took a loader long, or much memory."""
     return {
@@ -81,7 +101,7 @@ def main(folder: Path) -> None:
             for at in generator.integers(0, len(data), 1 + number):
                 changed[at] = int(generator.integers(0, 256))
             (folder / f"{name}.changed{number}.onnx").write_bytes(bytes(changed))
-    for name, model in (variants() | large()).items():
+    for name, model in (variants() | sign_readers() | large()).items():
         (folder / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
     for name, text in TEXTS.items():
         (folder / f"{name}.json").write_text(text)
