@@ -18,7 +18,7 @@ struct Tensor {
   // In the file, without the axis of the images.
   std::vector<int64_t> dims() const {
     const int64_t all[] = {channels, height, width};
-    return {all, all + rank - 1};
+    return {all, all + (rank - 1)};
   }
   int64_t elements() const { return int64_t{1} * channels * height * width; }
 };
