@@ -31,7 +31,7 @@ def config(accumulate: int = 1, batch_size: int = BATCH, precision: str = "32-tr
         architecture="backbone",
         network=NetworkConfig(options={"width": 4}),
         data=DataConfig(batch_size=batch_size, train_limit=BATCH * STEPS),
-        search=SearchConfig(strategy="gumbel", warmup_epochs=0, budget=1.3, race_epochs=1),
+        search=SearchConfig(strategy="gumbel", warmup_epochs=0, budget=1.3, derive_candidates=4, race_epochs=1),
         hardware=HardwareConfig(accelerator="cpu", threads=1, accumulate=accumulate, precision=precision),
     )
 
