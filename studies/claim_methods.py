@@ -201,6 +201,7 @@ METHODS: dict[str, Method] = {
     "real-5": Method(label="real ResNet-20, width 5", tier="B", flags=_network("real_resnet20", width=5)),
     "real-6": Method(label="real ResNet-20, width 6", tier="B", flags=_network("real_resnet20", width=6)),
     "real-8": Method(label="real ResNet-20, width 8", tier="B", flags=_network("real_resnet20", width=8)),
+    "real-9": Method(label="real ResNet-20, width 9", tier="B", flags=_network("real_resnet20", width=9)),
     "nasb-1.05": Method(label="NASB, budget 1.05", tier="B", budget=1.05, as_in="backbone", flags=NASB),
     "nasb-1.20": Method(label="NASB, budget 1.20", tier="B", budget=1.20, as_in="backbone", flags=NASB),
     "groupnet": Method(label="Group-Net, K = 3", tier="B", flags=_network("study_groupnet_resnet20", bases=3)),
