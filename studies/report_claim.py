@@ -152,6 +152,8 @@ GOALS = (
          theirs=SINGLE, by=4.0),
     Goal(text="NASB 1.37 over Bi-Real Net and its backbone with learned thresholds", ours="nasb-1.37",
          theirs=("bireal-published-rsign", "backbone-rsign"), by=4.0),
+    Goal(text="NASB 1.10 over the same, with learned thresholds", ours="nasb-1.10",
+         theirs=("bireal-published-rsign", "backbone-rsign"), by=4.0),
     Goal(text="NASB of several bases over the best multiple network, no more OPs", ours="nasb-multiple",
          theirs=("abcnet", "groupnet"), by=1.0, no_more_ops=True),
     Goal(text="NASB 1.37 over its own backbone", ours="nasb-1.37", theirs=("backbone",), by=0.0),
