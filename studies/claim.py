@@ -107,7 +107,7 @@ def chosen_trial(done: list[dict[str, str]], data: str, method: str) -> tuple[fl
 
 def pending(done: list[dict[str, str]], sets: list[str], names: list[str]) -> Iterator[Job]:
     """Yield what can run now, the first methods first: a method's trials, then, when they are done, its other seeds."""
-    finished = {key_of(row) for row in done}
+    finished, sealed = ({key_of(row) for row in found} for found in (done, rows(FINAL)))
     for data in sets:
         for name in names:
             method = METHODS[name]
@@ -116,8 +116,9 @@ def pending(done: list[dict[str, str]], sets: list[str], names: list[str]) -> It
             trial = chosen_trial(done, data, name)
             if trial is not None:
                 jobs = [Job(data, name, *trial, seed) for seed in method.all_seeds()]
-                # A run whose exported network is lost is done again: `final` would have nothing to read.
-                yield from (job for job in jobs if job.row_key() not in finished or not job.model().exists())
+                # A run whose exported network is lost before its test images are read is done again.
+                ready = {job for job in jobs if job.model().exists() or job.row_key() in sealed}
+                yield from (job for job in jobs if job.row_key() not in finished or job not in ready)
             elif method.as_in is None:
                 jobs = [Job(data, name, *trial, SEEDS[0]) for trial in TRIALS]
                 yield from (job for job in jobs if job.row_key() not in finished)

@@ -120,6 +120,8 @@ def test_from_the_first_run_to_the_page(results: Path, monkeypatch: pytest.Monke
     assert claim.rows(claim.RESULTS) == found  # in place of the row that was there
     claim.final(runner, list(NAMES))
     assert len(claim.rows(claim.FINAL)) == len(found)
+    lost.unlink()  # nothing has to read it any more
+    assert list(claim.pending(found, ["cifar10"], list(NAMES))) == []
     claim.final(runner, list(NAMES))  # reads no test image twice
     assert len(claim.rows(claim.FINAL)) == len(found)
     monkeypatch.setattr(sys, "argv", ["report.py", "--results", str(results), "--docs", str(results / "docs")])
