@@ -76,7 +76,7 @@ class TestWithEngine:
     def test_evaluate(self, exported: Path, model: Path, command: Command) -> None:
         arguments = ("--data.name", "digits", "--data.batch_size", 50, "--json")
         theirs, ours = (json.loads(command("evaluate", target, *arguments).out) for target in (model, exported))
-        assert ours["top1"] == theirs["top1"]
+        assert ours["top1"] == theirs["top1"] < theirs["top5"] == ours["top5"]
         assert ours["images"] == theirs["images"] > 0
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
 

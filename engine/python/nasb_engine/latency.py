@@ -213,12 +213,12 @@ def _unpack(text: str) -> bytes:
 
 
 def write_table(path: str, table: Mapping[str, Any]) -> None:
-    """Write a table as JSON, whole or not at all.
+    """Write a table as JSON, whole or not at all. A symbolic link stays one: the file that it leads to is replaced.
 
     Raises:
         OSError: it cannot be written.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     temporary = Path(name)
     try:
@@ -240,9 +240,11 @@ def check_output(path: str) -> None:
     Raises:
         EngineError: names it.
     """
-    folder = Path(path).parent
+    folder = Path(os.path.realpath(path)).parent
     if Path(path).is_dir():
         raise EngineError(f"{path}: is a directory; give the name of a file, e.g. {Path(path) / 'table.json'}")
+    if Path(path).exists() and not Path(path).is_file():
+        raise EngineError(f"{path}: cannot be written: it is not a regular file; give another name")
     if not folder.is_dir():
         raise EngineError(f"{path}: cannot be written: there is no directory {folder}")
     if not os.access(folder, os.W_OK):

@@ -63,7 +63,7 @@ def run_engine(command: str, values: "Namespace", *arguments: str) -> int:
 
 
 def evaluate_exported(target: str, data: "ImageData", part: str, threads: int, kernel: str) -> "Result":
-    """Return Top-1 and loss of an exported file on a part of the data, run by the engine.
+    """Return Top-1, Top-5 and loss of an exported file on a part of the data, run by the engine.
 
     Raises:
         UserError: the engine is not installed or refuses the file, or the file was made for other images or classes.
@@ -81,7 +81,7 @@ def evaluate_exported(target: str, data: "ImageData", part: str, threads: int, k
         steps = session.preprocessing
         trained_on = None if steps is None else Preprocessing.from_dict(asdict(steps))
         check_images(target, trained_on, session.class_names, data)
-        score = Score()
+        score = Score(top5=data.num_classes > 5)
         for images, target_N in data.evaluation_batches(part):
             logits = torch.from_numpy(session.run(images.to(torch.float32).contiguous()))
             score.add(logits, target_N, F.cross_entropy(logits, target_N))

@@ -24,7 +24,7 @@ PARTS = ("test", "validation", "train")
 
 
 def evaluate_command(arguments: Sequence[str]) -> int | None:
-    """Print Top-1 of a trained network."""
+    """Print Top-1 and Top-5 of a trained network."""
     p = _evaluate_parser()
     values = p.parse_args(list(arguments))
     _check_evaluate(values, arguments)
@@ -47,10 +47,11 @@ def evaluate_command(arguments: Sequence[str]) -> int | None:
 
         result = evaluate(_network(values, data).eval(), data, values.part)
     if values.json:
-        record = {"part": values.part, "top1": result.top1, "loss": result.loss, "images": result.images}
-        print(json.dumps(record))
+        scores = {"top1": result.top1, "top5": result.top5, "loss": result.loss}
+        print(json.dumps({"part": values.part, **scores, "images": result.images}))
     else:
-        print(f"{values.part}: Top-1 {result.top1:.2f}%, loss {result.loss:.4f}, {result.images:,} images")
+        top5 = "" if result.top5 is None else f", Top-5 {result.top5:.2f}%"
+        print(f"{values.part}: Top-1 {result.top1:.2f}%{top5}, loss {result.loss:.4f}, {result.images:,} images")
     return None
 
 
@@ -59,8 +60,8 @@ def _evaluate_parser() -> "Parser":
 
     p = parser(
         "evaluate",
-        "Top-1 of a trained network. A run directory brings its own data; a model file needs --data.name. model.onnx "
-        "with FOLDER does what nasb-engine evaluate does: Top-1, Top-5 and images per second.",
+        "Top-1 and Top-5 of a trained network. A run directory brings its own data; a model file needs --data.name. "
+        "model.onnx with FOLDER does what nasb-engine evaluate does, which tells images per second, too.",
     )
     p.add_argument(
         "target",

@@ -311,6 +311,7 @@ class Pipeline:
         seconds = {stage: entry["seconds"] for stage, entry in self.run.finished().items()}
         summary = {
             **{f"{part}_top1": None if result is None else result.top1 for part, result in results.items()},
+            **{f"{part}_top5": None if result is None else result.top5 for part, result in results.items()},
             **cost_summary(cost, backbone),
             **self._latency_summary(architecture, model.network),
             "parameters": cost.parameters,

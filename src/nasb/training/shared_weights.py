@@ -13,7 +13,6 @@ import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,9 +104,10 @@ class SharedWeights:
             mine = judge(own) if own else []
         if ranks == 1:
             return mine
-        table = torch.zeros(len(choices), len(fields(Result)), dtype=torch.float64)
+        table = torch.zeros(len(choices), 4, dtype=torch.float64)
         for index, result in zip(range(rank, len(choices), ranks), mine, strict=True):
-            table[index] = torch.tensor(astuple(result), dtype=torch.float64)
+            row = (result.top1, result.loss, result.images, result.correct)
+            table[index] = torch.tensor(row, dtype=torch.float64)
         total = self.fabric.all_reduce(table.to(self.fabric.device), reduce_op="sum")
         assert isinstance(total, Tensor)
         return [Result(top1, loss, int(images), int(correct)) for top1, loss, images, correct in total.tolist()]
