@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from peers import hold_onnxruntime
 from peers import runtimes as peers
-from reactnet import random_reactnet
+from random_weights import random_network
 
 import nasb
 from nasb.cost import count
@@ -220,7 +220,7 @@ def networks(table: Table) -> None:
         resnet, mobile = create_network("resnet18").eval(), models.mobilenet_v2(weights=None).eval()
         pairs = (
             ("Bi-Real ResNet-18", create_network("bireal_resnet18").eval(), "ResNet-18", resnet),
-            ("ReActNet-A", random_reactnet(), "MobileNetV2", mobile),
+            ("ReActNet-A", random_network("reactnet_a"), "MobileNetV2", mobile),
         )
         for name, network, real_name, real in pairs:
             data = Path(export(network, folder, name)).read_bytes()
@@ -335,7 +335,7 @@ def profile(table: Table) -> None:
     with tempfile.TemporaryDirectory(prefix="nasb-bench-") as folder:
         for name, network in (
             ("Bi-Real ResNet-18", create_network("bireal_resnet18").eval()),
-            ("ReActNet-A", random_reactnet()),
+            ("ReActNet-A", random_network("reactnet_a")),
         ):
             path = export(network, folder, name)
             for kernel in dict.fromkeys([table.kernels[0], "avx2"]):
