@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,23 +105,25 @@ def chosen_trial(done: list[dict[str, str]], data: str, method: str) -> tuple[fl
     return max((t for t in results if len(results[t]) == seeds), key=lambda trial: statistics.mean(results[trial]))
 
 
+def planned(sets: Iterable[str], names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the data sets and methods of the study among these: tier B is for CIFAR-10 alone."""
+    for data in sets:
+        yield from ((data, name) for name in names if METHODS[name].tier == "A" or data == "cifar10")
+
+
 def pending(done: list[dict[str, str]], sets: list[str], names: list[str]) -> Iterator[Job]:
     """Yield what can run now, the first methods first: a method's trials, then, when they are done, its other seeds."""
     finished, sealed = ({key_of(row) for row in found} for found in (done, rows(FINAL)))
-    for data in sets:
-        for name in names:
-            method = METHODS[name]
-            if method.tier == "B" and data != "cifar10":
-                continue
-            trial = chosen_trial(done, data, name)
-            if trial is not None:
-                jobs = [Job(data, name, *trial, seed) for seed in method.all_seeds()]
-                # A run whose exported network is lost before its test images are read is done again.
-                ready = {job for job in jobs if job.model().exists() or job.row_key() in sealed}
-                yield from (job for job in jobs if job.row_key() not in finished or job not in ready)
-            elif method.as_in is None:
-                jobs = [Job(data, name, *trial, SEEDS[0]) for trial in TRIALS]
-                yield from (job for job in jobs if job.row_key() not in finished)
+    for data, name in planned(sets, names):
+        method, trial = METHODS[name], chosen_trial(done, data, name)
+        if trial is not None:
+            jobs = [Job(data, name, *trial, seed) for seed in method.all_seeds()]
+            # A run whose exported network is lost before its test images are read is done again.
+            ready = {job for job in jobs if job.model().exists() or job.row_key() in sealed}
+            yield from (job for job in jobs if job.row_key() not in finished or job not in ready)
+        elif method.as_in is None:
+            jobs = [Job(data, name, *trial, SEEDS[0]) for trial in TRIALS]
+            yield from (job for job in jobs if job.row_key() not in finished)
 
 
 class Runner:
@@ -358,22 +360,25 @@ def final(runner: Runner, names: list[str]) -> None:
     for job in pending(done, list(runner.roots), names):
         sys.exit(f"{job.folder()} is not trained yet: finish `claim.py run`, or name --methods that are finished")
     columns = ("set", "method", "seed", "learning_rate", "branch_gain", "test_top1", "commit")
-    for data in runner.roots:
-        for name in (name for name in names if chosen_trial(done, data, name) is not None):
-            for seed in METHODS[name].all_seeds():
-                job = Job(data, name, *(chosen_trial(done, data, name) or TRIALS[0]), seed)
-                if job.row_key() in sealed:
-                    continue
-                flags = run_flags(data, runner.roots[data], METHODS[name], seed).items()
-                flags = {key: value for key, value in flags if key.startswith("data.")}
-                words = ["evaluate", job.model(), "--part", "test", "--json", *_words(flags)]
-                result = subprocess.run(
-                    [Path(sys.executable).parent / "nasb", *words],
-                    env=os.environ | ENVIRONMENT, check=True, capture_output=True, text=True,
-                )  # fmt: skip
-                top1 = json.loads(result.stdout)["top1"]
-                append(FINAL, columns, dict(zip(columns, (*job.row_key(), f"{top1:.2f}", commit()), strict=True)))
-                print(f"{job.folder()}: test Top-1 {top1:.2f}", flush=True)
+    jobs = []
+    for data, name in planned(runner.roots, names):
+        trial = chosen_trial(done, data, name)
+        if trial is None:
+            sys.exit(f"{data}: {name} has the settings of {METHODS[name].as_in}, whose trials are not trained yet")
+        jobs += [Job(data, name, *trial, seed) for seed in METHODS[name].all_seeds()]
+    for job in jobs:
+        if job.row_key() in sealed:
+            continue
+        flags = run_flags(job.set, runner.roots[job.set], METHODS[job.method], job.seed)
+        flags = {key: value for key, value in flags.items() if key.startswith("data.")}
+        words = ["evaluate", job.model(), "--part", "test", "--json", *_words(flags)]
+        result = subprocess.run(
+            [Path(sys.executable).parent / "nasb", *words],
+            env=os.environ | ENVIRONMENT, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        top1 = json.loads(result.stdout)["top1"]
+        append(FINAL, columns, dict(zip(columns, (*job.row_key(), f"{top1:.2f}", commit()), strict=True)))
+        print(f"{job.folder()}: test Top-1 {top1:.2f}", flush=True)
 
 
 def main() -> None:
