@@ -63,7 +63,8 @@ void BinaryConv::pack_for_lookup() {
   const int reach = (f.kernel_width - 1) * f.dilation_width;
   const int width = half_ ? half_ : (f.out_width - 1) * f.stride_width + reach + 1;
   for (int x = 0; x < width; x += entry_step_) entries_.push_back({x - f.pad_left, x - f.pad_left + apart, 0});
-  if (entry_step_ == 1 && f.group_inputs() % 32 == 0) {
+  narrow_ = f.groups == 1 && f.group_inputs() == 16;
+  if (entry_step_ == 1 && (narrow_ || f.group_inputs() % 32 == 0)) {
     joined_begin_ = f.pad_left;
     joined_end_ = std::min(width, f.pad_left + f.in_width - apart);
   }
@@ -80,13 +81,17 @@ void BinaryConv::pack_for_lookup() {
   for (int ky = 0; ky < f.kernel_height; ++ky)
     for (int kx = 0; kx < (rows ? 1 : f.kernel_width); ++kx)
       offsets_.push_back((ky * f.dilation_height * row + kx * f.dilation_width) * pixel_nibbles);
-  shared_bytes_ += aligned(sizeof(uint16_t) * code_rows_ * row * pixel_nibbles) + aligned(group_nibbles_);
+  shared_bytes_ += aligned(sizeof(uint16_t) * code_rows_ * row * pixel_nibbles);
+  blank_.assign(group_words_, 0);
+  outside_.assign(group_nibbles_, pad_value_ == 0 ? kOutside : pad_value_ > 0 ? 0 : 15);
+  if (pad_value_ < 0 && inputs % 4) outside_.back() = static_cast<uint8_t>((1 << inputs % 4) - 1);
   const int most = isa_.lut_blocks > 1 && blocks_ == 1 ? 2 * kTilePairs : kTilePairs;
   const int pairs = (f.pixels() + 1) / 2, tiles = (pairs + most - 1) / most;
   tile_ = (pairs + tiles - 1) / tiles;
   tile_ += tile_ % 2 && tiles > 1;
   thread_bytes_ = aligned(sizeof(void*) * tile_) + aligned(sizeof(float) * 2 * tile_) +
                   aligned(sizeof(uint16_t) * 2 * tile_ * kBlock * isa_.lut_blocks);
+  if (narrow_) thread_bytes_ = std::max(thread_bytes_, aligned(sizeof(uint16_t) * f.in_width));
 }
 
 void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, ThreadPool& pool, uint8_t* shared,
@@ -94,36 +99,44 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
   const ConvShape& f = flat_;
   const int row = static_cast<int>(entries_.size()), pixel_nibbles = f.groups * group_nibbles_;
   uint16_t* codes = reinterpret_cast<uint16_t*>(shared);
-  uint8_t* outside = shared + aligned(sizeof(uint16_t) * code_rows_ * row * pixel_nibbles);
-  const int tail = f.group_inputs() % 4;
-  for (int n = 0; n < group_nibbles_; ++n) {
-    const bool last = n + 1 == group_nibbles_;
-    outside[n] = static_cast<uint8_t>(pad_value_ == 0  ? kOutside
-                                      : pad_value_ > 0 ? 0
-                                      : last && tail   ? (1 << tail) - 1
-                                                       : 15);
-  }
   const auto pixel = [&](int y, int x, int group) -> const uint32_t* {
     const bool inside = y >= 0 && y < f.in_height && x >= 0 && x < f.in_width;
     return inside ? signs + ((static_cast<size_t>(y) * f.in_width + x) * f.groups + group) * group_words_ : nullptr;
   };
   const int per_item = std::max(1, 4096 / pixel_nibbles), items_a_row = (row + per_item - 1) / per_item;
   const int pixels = f.pixels(), pairs = (pixels + 1) / 2, tiles = (pairs + tile_ - 1) / tile_;
-  const auto fill = [&](int item, int) {
+  // Codes of one column for one group; a null pointer is a pixel outside of the image.
+  const auto column = [&](const uint32_t* first, const uint32_t* second, uint16_t* to) {
+    const auto bytes = [&](const uint32_t* words) {
+      return reinterpret_cast<const uint8_t*>(words ? words : blank_.data());
+    };
+    isa_.pair_codes(bytes(first), bytes(second), to, group_nibbles_);
+    for (int n = 0; n < group_nibbles_ && !first; ++n) to[n] |= static_cast<uint16_t>(outside_[n] << 4);
+    for (int n = 0; n < group_nibbles_ && !second; ++n) to[n] |= static_cast<uint16_t>(outside_[n] << 9);
+  };
+  const auto fill = [&](int item, int thread) {
     const int r = item / items_a_row, begin = item % items_a_row * per_item, end = std::min(row, begin + per_item);
     const int y = r - f.pad_top;
     for (int i = begin; i < end; ++i) {
       const Entry& entry = entries_[i];
       uint16_t* to = codes + (static_cast<size_t>(r) * row + i) * pixel_nibbles;
       if (i >= joined_begin_ && i < joined_end_ && y >= 0 && y < f.in_height) {
-        const int stop = std::min(end, joined_end_);
-        isa_.pair_codes(pixel(y, entry.first, 0), pixel(y, entry.second, 0), outside, to, (stop - i) * pixel_nibbles);
+        const int stop = std::min(end, joined_end_), apart = entry.second - entry.first;
+        const uint32_t* words = pixel(y, entry.first, 0);
+        const uint8_t* bytes = reinterpret_cast<const uint8_t*>(words);
+        size_t pixel_bytes = sizeof(uint32_t) * f.groups * group_words_;
+        if (narrow_) {  // words of 16 channels are half empty: they are closed up
+          uint16_t* halves = reinterpret_cast<uint16_t*>(threads + thread_bytes_ * thread);
+          for (int x = 0; x < stop - i + apart; ++x) halves[x] = static_cast<uint16_t>(words[x]);
+          bytes = reinterpret_cast<const uint8_t*>(halves);
+          pixel_bytes = sizeof(uint16_t);
+        }
+        isa_.pair_codes(bytes, bytes + apart * pixel_bytes, to, (stop - i) * pixel_nibbles);
         i = stop - 1;
         continue;
       }
       for (int g = 0; g < f.groups; ++g, to += group_nibbles_)
-        isa_.pair_codes(pixel(y, entry.first, g), pixel(y + entry.second_row, entry.second, g), outside, to,
-                        group_nibbles_);
+        column(pixel(y, entry.first, g), pixel(y + entry.second_row, entry.second, g), to);
     }
   };
   pool.parallel(code_rows_ * items_a_row, fill);

@@ -115,9 +115,8 @@ struct Isa {
   // vectors of 32 channels behind the last one.
   void (*epilogue)(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel,
                    int channel_count);
-  // Pair codes of `count` nibbles: codes[i] = nibble i of first * 16 + nibble i of second * 512. A null pointer is a
-  // pixel outside of the image, with the states `outside` [count].
-  void (*pair_codes)(const uint32_t* first, const uint32_t* second, const uint8_t* outside, uint16_t* codes, int count);
+  // Pair codes of `count` nibbles: codes[i] = nibble i of first * 16 + nibble i of second * 512.
+  void (*pair_codes)(const uint8_t* first, const uint8_t* second, uint16_t* codes, int count);
   // Sums of a tile for channel_count channels, up to lut_blocks blocks of kBlock from `block` on, handed to `e` with
   // the channel offset `channel`. Null: the set has none.
   int lut_blocks;

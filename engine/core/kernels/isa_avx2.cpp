@@ -1,6 +1,7 @@
 // AVX2 and FMA: 32 bytes, 8 floats, 16 registers.
 #include <immintrin.h>
 
+#include "codes.h"
 #include "gemm.h"
 #include "lut.h"
 #include "pool.h"
@@ -83,30 +84,6 @@ void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilo
     lut_block<Bytes, Floats, 2, 2>(layer, tile, block, e, channel, channel_count);
   else
     lut_block<Bytes, Floats, 4, 1>(layer, tile, block, e, channel, channel_count);
-}
-
-// 16 nibbles of 8 bytes, one a byte.
-__m128i nibbles(const uint8_t* bits) {
-  const __m128i x = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bits)), low = _mm_set1_epi8(15);
-  return _mm_unpacklo_epi8(_mm_and_si128(x, low), _mm_and_si128(_mm_srli_epi16(x, 4), low));
-}
-
-void pair_codes(const uint32_t* first, const uint32_t* second, const uint8_t* outside, uint16_t* codes, int count) {
-  const uint8_t* a = reinterpret_cast<const uint8_t*>(first);
-  const uint8_t* b = reinterpret_cast<const uint8_t*>(second);
-  const auto state = [&](const uint8_t* bits, int at) {
-    return bits ? nibbles(bits + at / 2) : _mm_loadu_si128(reinterpret_cast<const __m128i*>(outside + at));
-  };
-  int i = 0;
-  for (; i + 16 <= count; i += 16) {
-    const __m256i x = _mm256_cvtepu8_epi16(state(a, i)), y = _mm256_cvtepu8_epi16(state(b, i));
-    const __m256i code = _mm256_or_si256(_mm256_slli_epi16(x, 4), _mm256_slli_epi16(y, 9));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), code);
-  }
-  for (; i < count; ++i) {
-    const int x = a ? a[i / 2] >> (i % 2 * 4) & 15 : outside[i], y = b ? b[i / 2] >> (i % 2 * 4) & 15 : outside[i];
-    codes[i] = static_cast<uint16_t>(x << 4 | y << 9);
-  }
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // NEON (aarch64): 16 bytes, 4 floats, 32 registers.
 #include <arm_neon.h>
 
+#include "codes.h"
 #include "gemm.h"
 #include "lut.h"
 #include "pool.h"
@@ -81,13 +82,6 @@ void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilo
     lut_block<Bytes, Floats, 4, 2>(layer, tile, block, e, channel, channel_count);
   else
     lut_block<Bytes, Floats, 4, 1>(layer, tile, block, e, channel, channel_count);
-}
-
-void pair_codes(const uint32_t* first, const uint32_t* second, const uint8_t* outside, uint16_t* codes, int count) {
-  const auto state = [&](const uint32_t* words, int i) {
-    return words ? static_cast<int>(words[i / 8] >> (i % 8 * 4) & 15) : outside[i];
-  };
-  for (int i = 0; i < count; ++i) codes[i] = static_cast<uint16_t>(state(first, i) << 4 | state(second, i) << 9);
 }
 
 }  // namespace

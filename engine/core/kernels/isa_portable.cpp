@@ -59,13 +59,6 @@ struct Floats {
   }
 };
 
-void pair_codes(const uint32_t* first, const uint32_t* second, const uint8_t* outside, uint16_t* codes, int count) {
-  const auto state = [&](const uint32_t* words, int i) {
-    return words ? static_cast<int>(words[i / 8] >> (i % 8 * 4) & 15) : outside[i];
-  };
-  for (int i = 0; i < count; ++i) codes[i] = static_cast<uint16_t>(state(first, i) << 4 | state(second, i) << 9);
-}
-
 // Bits of a word by adding neighbours, so that a compiler makes vectors of the loop over channels.
 inline uint32_t bits_set(uint32_t x) {
   x -= x >> 1 & 0x55555555u;
@@ -100,7 +93,7 @@ void word_tile(const WordLayer& layer, const WordTile& tile, int block, const Ep
 
 const Isa& isa_portable() {
   static const Isa isa = {
-      "portable",   epilogue<Floats>, pair_codes, 0, nullptr, word_tile, nullptr, 16, gemm_tile<Floats, 2, 2>,
+      "portable",   epilogue<Floats>, nullptr, 0, nullptr, word_tile, nullptr, 16, gemm_tile<Floats, 2, 2>,
       pool<Floats>, depthwise<Floats>};
   return isa;
 }
