@@ -1,11 +1,26 @@
 """The user's own code: a Python file that registers networks with `nasb.register_host`, or a factory of a network."""
 
 import runpy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nasb.errors import UserError
 
 _LOADED: set[Path] = set()
+
+
+@contextmanager
+def importing_from(*folders: Path) -> Iterator[None]:
+    """Let imports find modules of some folders, as those beside the user's file."""
+    added = [str(folder.resolve()) for folder in folders]
+    sys.path[:0] = added
+    try:
+        yield
+    finally:
+        for folder in added:
+            sys.path.remove(folder)
 
 
 def load_plugin(path: str) -> None:
@@ -25,7 +40,8 @@ def load_plugin(path: str) -> None:
     if file in _LOADED:
         return
     try:
-        runpy.run_path(path)
+        with importing_from(file.parent):
+            runpy.run_path(path)
     except (Exception, SystemExit) as error:
         raise UserError(f"plugin: {path} failed: {type(error).__name__}: {error}") from None
     _LOADED.add(file)

@@ -310,3 +310,21 @@ def test_bf16_autocast_keeps_small_accumulators_exact():
     exact = layer(b)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer(b).float(), exact)
+
+
+def test_a_learned_scale_learns_where_weights_are_binary():
+    network = nn.Sequential(BinaryConv2d(2, 2, 1, scale="learned"), nn.Flatten(), BinaryLinear(2, 2, scale="learned"))
+    for weights, learns in (("real", False), ("binary", True)):
+        set_phase(network, weights=weights, activations="sign")
+        assert [network[0].learned_scale.requires_grad, network[2].learned_scale.requires_grad] == [learns] * 2
+
+
+def test_the_sharpness_of_a_linear_layer_is_set():
+    layer = BinaryLinear(3, 2, surrogate="tanh_annealed")
+    b, slopes = torch.ones(1, 3), []
+    for sharpness in (1.0, 3.0):
+        set_sharpness(layer, sharpness)
+        layer.weight.grad = None
+        layer(b).sum().backward()
+        slopes.append(layer.weight.grad.clone())
+    assert not torch.equal(*slopes)

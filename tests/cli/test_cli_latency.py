@@ -1,6 +1,7 @@
 """nasb latency-table, measured here or by nasb-engine; a run within a budget of milliseconds; what is refused."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from nasb.cells import Architecture, CellConfig
+from nasb.cli.parsing import parse_run
 from nasb.cost.latency import SHAPES, LatencyTable, network_key, shapes_of
 from nasb.networks import create_host
 from nasb.networks.convert import convert
@@ -194,3 +196,15 @@ def test_a_table_of_several_threads_is_noted(command: Command, searching: Path, 
     result = command("search", "--config", searching, "--out", tmp_path / "run")
     assert result.code == 0
     assert "note: the latency table was made with 4 threads" in result.err
+
+
+def test_the_documented_commands_fit_together() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "latency.md").read_text()
+    tables = [block for block in text.replace("\\\n", " ").splitlines() if "nasb latency-table --network" in block]
+    assert len(tables) == 2
+    recipe, _ = parse_run("run", "", ["--config", "cifar10-resnet20", "--data.root", "any", "--out", "any"])
+    plain = {key: str(value) for key, value in network_key("", {}, 0, (), CellConfig())["cell"].items()}
+    wanted = {key: str(value) for key, value in network_key("", {}, 0, (), recipe.cell)["cell"].items()}
+    for command in tables:
+        given = dict(re.findall(r"--option (\w+)=(\w+)", command))
+        assert plain | given == wanted

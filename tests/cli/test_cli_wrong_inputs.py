@@ -411,6 +411,7 @@ def test_evaluate(refused: Refused, model: Path, tmp_path: Path, make_images: Ma
     flags = ["--data.name", "folder", "--data.root", root, "--data.image_size", "8"]
     refused("evaluate", model, *flags, says=("was trained on images of 1 channel(s)", "folder have 3"))
     refused("evaluate", tmp_path / "empty", says=("is not a run directory",))
+    refused("evaluate", model, "--data.name", "digits", "--option", "width=4", says=("--option: is for --network",))
 
 
 @pytest.mark.parametrize("arguments", [("predict", "m.onnx", "a.png", "--top"), ("bench", "m.onnx", "--rounds")])

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "search"))
 from latency_tables import made_up_ms, table_values, write_table
 from search_hosts import SHAPE, chain
 
-from nasb.cells import CellConfig, Edge
+from nasb.cells import Architecture, CellConfig, Edge
 from nasb.cells.adapt import ConvShape
 from nasb.cells.searchable import candidates, searchable_cells
 from nasb.cost.latency import GEOMETRY, SHAPES, LatencyTable, geometry, network_key, shapes_of, table_command
@@ -146,3 +146,22 @@ def test_a_table_is_of_what_stays_real() -> None:
     assert "keep_real" not in plain
     assert kept == {**plain, "keep_real": ["layer1*"]}
     assert table_command(kept) == table_command(plain).replace(" -o", " --keep-real 'layer1*' -o")
+
+
+def test_a_table_of_an_earlier_version_holds_for_the_options_that_it_does_not_name(backbone, tmp_path):
+    wanted = network_key("resnet20", {}, 10, (3, 32, 32), CellConfig())
+    older = {key: value for key, value in wanted["cell"].items() if "threshold" not in key}
+    table = write_table(tmp_path / "t.json", table_values(backbone, network=wanted | {"cell": older}))
+    table.check_network(wanted)
+    other = network_key("resnet20", {}, 10, (3, 32, 32), CellConfig(learned_threshold=True, thresholds="edge"))
+    with pytest.raises(UserError, match=r"--option learned_threshold=true --option thresholds=edge"):
+        table.check_network(other)
+
+
+def test_the_prediction_of_an_architecture_knows_what_is_kept_real(backbone, tmp_path):
+    kept = ("4",)
+    key = network_key("made up", {}, 2, SHAPE, CellConfig(), kept)
+    table = write_table(tmp_path / "t.json", table_values(backbone, network=key))
+    first, second = searchable_cells(backbone)
+    made = Architecture(host="made up", num_classes=2, input_shape=SHAPE, cells={first: (), second: ()}, keep_real=kept)
+    assert table.predict_architecture(made, backbone) == 0.5

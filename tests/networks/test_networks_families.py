@@ -12,6 +12,7 @@ from nasb.cells.architecture import Architecture
 from nasb.errors import UserError
 from nasb.networks import create_host, families, list_networks, register_factory
 from nasb.networks.registry import HOSTS, describe_network, host_defaults
+from nasb.plugin import load_plugin
 
 FACTORY = """
 from torch import nn
@@ -184,3 +185,25 @@ def test_a_family_is_known_without_torch():
     code = "import nasb.networks.families, sys; assert 'torch' not in sys.modules"
     assert families.is_of_family("timm/resnet18")
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+CNN_BESIDE = """
+from beside_layers import WIDTH
+from torch import nn
+
+def make(num_classes=10, in_channels=3):
+    return nn.Sequential(nn.Conv2d(in_channels, WIDTH, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(WIDTH, num_classes))
+"""
+
+
+def test_a_file_may_import_what_lies_beside_it(tmp_path, monkeypatch):
+    for name, content in (("beside_layers.py", "WIDTH = 4"), ("beside_cnn.py", CNN_BESIDE)):
+        (tmp_path / name).write_text(content)
+    monkeypatch.delitem(sys.modules, "beside_layers", raising=False)
+    before = list(sys.path)
+    register_factory(f"{tmp_path}/beside_cnn.py:make")
+    load_plugin(str(tmp_path / "beside_cnn.py"))
+    assert sys.path == before
+    host = create_host(f"{tmp_path}/beside_cnn.py:make", num_classes=3)
+    assert host[0].out_channels == 4

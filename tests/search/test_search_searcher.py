@@ -225,3 +225,16 @@ def test_a_collapse_is_told():
     ratio = searcher.expected_cost() / searcher.cost.backbone
     searcher.space.budget = searcher.cost.backbone * ratio
     assert "entropy" in searcher.report().warning
+
+
+@pytest.mark.parametrize("strategy", ["regression", "reinforce"])
+def test_a_loss_that_is_no_number_moves_nothing(strategy):
+    searcher = searcher_of(strategy=strategy)
+    before = [alpha.detach().clone() for alpha in searcher.alphas()]
+    values = iter([1.0, math.inf, *[1.0] * 50])
+    found = searcher.alpha_step(
+        lambda: torch.tensor(next(values)), torch.Generator().manual_seed(0), progress=0.5, epoch=0
+    )
+    searcher.end_epoch()
+    assert not math.isfinite(found)
+    assert all(torch.equal(a, b) for a, b in zip(before, searcher.alphas(), strict=True))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,19 @@ def test_evaluate_gives_the_summary_again(finished: Path, capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(summary["test_top1"])
 
 
+def test_evaluate_takes_what_is_given_on_top_of_the_runs_own_data(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def found(*flags: object) -> dict[str, float]:
+        assert run("evaluate", finished, "--part", "validation", "--json", *flags) == 0
+        return json.loads(capsys.readouterr().out)  # type: ignore[no-any-return]
+
+    own = found()
+    assert found("--data.batch_size", 7) == pytest.approx(own)  # the run's own split of its own images
+    assert found("--data.validation_fraction", 0.5)["images"] > own["images"]
+    assert run("evaluate", finished, "--data.name", "folder", "--data.root", tmp_path) == 2  # as the user says
+
+
 def test_a_finished_run_is_not_run_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "metrics.jsonl").read_bytes()
     assert run("run", "--out", finished) == 0
@@ -120,6 +134,19 @@ def test_hand_made_and_given_architectures_need_no_search(tiny: Path, tmp_path: 
     assert run("run", *flags, "--architecture", given, "--out", tmp_path / "b") == 0
     assert (tmp_path / "b" / "architecture.json").read_bytes() == given.read_bytes()
     assert run("run", *flags, "--architecture", given, "--network.host", "resnet32", "--out", tmp_path / "c") == 2
+
+
+def test_a_given_architecture_brings_its_cells(
+    tiny: Path, tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = nasb.Architecture.load(finished / "architecture.json")
+    file = tmp_path / "given.json"
+    replace(given, cell=replace(given.cell, shortcut="avgmax", activation="prelu")).save(file)
+    flags = ["--pretrain.epochs", "0", "--finetune.epochs", "1", "--cell.activation", "rprelu", "--cell.bases", "1"]
+    assert run("run", "--config", tiny, *flags, "--architecture", file, "--out", tmp_path / "run") == 0
+    assert f"{file}; its cells are used, not cell.activation of this run" in capsys.readouterr().out
+    assert "avgmax" in (tmp_path / "run" / "plan.txt").read_text()
+    assert nasb.Architecture.load(tmp_path / "run" / "architecture.json").cell.activation == "prelu"
 
 
 def test_init_takes_the_users_weights_over(tiny: Path, tmp_path: Path) -> None:

@@ -53,6 +53,17 @@ def test_resume_never_refuses_a_run(tmp_path: Path) -> None:
         RunDirectory(tmp_path, RunConfig(resume="never"))
 
 
+def test_resume_never_is_of_a_command_not_of_the_run(tmp_path: Path) -> None:
+    RunDirectory(tmp_path, RunConfig(resume="never")).close()
+    assert read_config(tmp_path)["resume"] == "auto"
+
+
+@pytest.mark.parametrize(("old", "new", "same"), [(None, False, True), (False, None, True), (None, True, False)])
+def test_photos_in_memory_are_another_run(old: bool | None, new: bool | None, same: bool) -> None:
+    begun, now = ({"data": {"in_memory": value}} for value in (old, new))
+    assert (first_difference(begun, now) is None) is same
+
+
 def test_two_processes_cannot_work_on_one_run(tmp_path: Path) -> None:
     first = RunDirectory(tmp_path, RunConfig())
     with pytest.raises(UserError, match="another process"):

@@ -96,6 +96,27 @@ def test_judging_leaves_the_network_as_it_is(stage: SearchStage, training: bool)
     assert all(torch.equal(value, before[key]) for key, value in stage.network.state_dict().items())
 
 
+def test_dropout_judges_by_no_luck(stage: SearchStage) -> None:
+    head = stage.network.get_submodule("8")
+    assert isinstance(head, nn.Linear)
+    stage.network.add_module("8", nn.Sequential(nn.Dropout(0.5), head))
+    try:
+        stage.network.train()
+        choices = some_choices(stage, 2)
+        assert stage.shared.losses(choices) == stage.shared.losses(choices)
+    finally:
+        stage.network.add_module("8", head)
+
+
+@pytest.mark.parametrize(("strategy", "expected"), [("regression", [False, True]), ("evolution", [False, False])])
+def test_images_of_alpha_are_read_only_where_alpha_has_a_step(strategy: str, expected: list[bool]) -> None:
+    stage = stage_of(strategy=strategy, epochs=2, warmup_epochs=1)
+    for epoch, both in enumerate(expected):
+        stage.begin_epoch(epoch)
+        assert [alpha is not None for _, alpha in stage.batches(epoch, 0)] == stage.steps * [both]
+        assert stage.images == stage.data.images_per_step("weights") * (1 + both)
+
+
 class Recorder:
     """Stands between SharedWeights and its images, and notes the parts."""
 

@@ -221,6 +221,7 @@ class BinaryLinear(nn.Linear):
         if surrogate not in SURROGATES:
             raise UserError(unknown_name("surrogate gradient", surrogate, SURROGATES))
         self.scale_kind, self.surrogate = scale, surrogate
+        self.sharpness = 1.0
         self.phase: str = "binary"
         self.learned_scale = nn.Parameter(_mean_scale(self.weight)) if scale == "learned" else None
 
@@ -232,7 +233,7 @@ class BinaryLinear(nn.Linear):
 
     def accumulate(self, b: Tensor) -> Tensor:
         """Return the accumulators [..., out_features]: exact integers in fp32 if the input is -1 / +1."""
-        return F.linear(b, binarize(self.weight, surrogate=self.surrogate))
+        return F.linear(b, binarize(self.weight, surrogate=self.surrogate, sharpness=self.sharpness))
 
     def forward(self, b: Tensor) -> Tensor:
         """Map -1 / +1 [..., in_features] to real [..., out_features]."""
@@ -292,6 +293,8 @@ def set_phase(module: nn.Module, *, weights: str, activations: str) -> None:
     for layer in module.modules():
         if isinstance(layer, BinaryConv2d | BinaryLinear):
             layer.phase = weights
+            if layer.learned_scale is not None:  # real weights go without it, and it without a gradient
+                layer.learned_scale.requires_grad_(weights == "binary")
         elif isinstance(layer, Binarize):
             layer.phase = activations
 
@@ -307,7 +310,7 @@ def set_sharpness(module: nn.Module, sharpness: float) -> None:
     if not sharpness > 0:
         raise UserError(f"sharpness is {sharpness}; it must be above 0")
     for layer in module.modules():
-        if isinstance(layer, Binarize | BinaryConv2d) and layer.surrogate == "tanh_annealed":
+        if isinstance(layer, Binarize | BinaryConv2d | BinaryLinear) and layer.surrogate == "tanh_annealed":
             layer.sharpness = sharpness
 
 

@@ -216,7 +216,8 @@ def _read_cell(value: object, nodes: int, where: str) -> tuple[Edge, ...]:
             raise UserError(f"{here}.operation: {unknown_name('operation', operation, OPERATIONS)}")
         source = values["from"]
         target = nodes + 1 if values["to"] == OUTPUT else values["to"]
-        if type(source) is not int or type(target) is not int or (source, target) not in node_pairs(nodes):
+        inside = type(source) is int and type(target) is int and (source, target) in node_pairs(nodes)
+        if not inside or values["to"] == nodes + 1:  # the output goes by its name alone
             raise UserError(
                 f"{here} goes from {values['from']!r} to {values['to']!r}; a cell with {nodes} inside nodes has the "
                 f'nodes 0 to {nodes} and "{OUTPUT}", and edges go from a lower to a higher one'

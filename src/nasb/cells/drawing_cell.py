@@ -112,7 +112,8 @@ def _notes(cell: Cell, edges: Sequence[Edge]) -> list[tuple[str, list[str]]]:
     """Return (heading, lines) for below the graph."""
     shape, config = cell.shape, cell.config
     kernel = f"BinConv{_size(shape.kernel_size)}"
-    learned = config.learned_threshold or config.bases > 1
+    apart = config.thresholds == "edge" and any(OPERATIONS[e.operation].paid and e.source == 0 for e in edges)
+    learned = config.learned_threshold or config.bases > 1 or apart
     own = config.thresholds == "edge" and any(OPERATIONS[edge.operation].paid for edge in edges)
     shortcut = "" if cell.shortcut is None else "S(x) + "
     if config.bases > 1:

@@ -153,7 +153,10 @@ def _real_host(session: "Session", path: str, name: str | None) -> "tuple[nn.Mod
     from nasb.networks.registry import create_host, find_host, is_rival
 
     text = session.metadata.get("nasb.architecture")
-    architecture = None if text is None else Architecture.from_dict(json.loads(text))
+    try:
+        architecture = None if text is None else Architecture.from_dict(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: its metadata nasb.architecture are damaged: {error}") from None
     if name is not None:
         if is_rival(name):
             raise UserError(f"--real-network is {name}, which is hand-made and binary; give a real network")

@@ -37,9 +37,19 @@ def evaluate_command(arguments: Sequence[str]) -> int | None:
         from nasb.plugin import load_plugin
 
         load_plugin(values.plugin)
-    given = any(argument.startswith("--data") for argument in arguments)
-    data_config: DataConfig = p.instantiate(values)["data"]
-    data = _open(values.target, *_data_of(values.target, data_config, given, values.seed))
+    seed = values.seed
+    if Path(values.target).is_dir():
+        own, seed = _data_of_run(values.target)
+        named = values["data"].name if any(argument.startswith("--data.name") for argument in arguments) else own.name
+        if named == own.name:  # what is given counts on top of the run's own
+            p.set_defaults({f"data.{key}": value for key, value in vars(own).items()})
+            values = p.parse_args(list(arguments))
+    elif not any(argument.startswith("--data") for argument in arguments):
+        folder = "a FOLDER of images, or " if exported else ""
+        raise UserError(
+            f"{values.target}: a file does not tell which images to use; give {folder}--data.name (and --data.root)"
+        )
+    data = _open(values.target, p.instantiate(values)["data"], seed)
     if exported:
         result = evaluate_exported(values.target, data, values.part, values.threads or 0, values.kernel or "")
     else:
@@ -93,6 +103,8 @@ def _check_evaluate(values: "Namespace", arguments: Sequence[str]) -> None:
     """
     if values.part not in PARTS:
         raise UserError(f"--part is {values.part!r}; accepted: {', '.join(PARTS)}")
+    if values.option and values.network is None:
+        raise UserError("--option: is for --network, which is not given")
     if not is_exported(values.target):
         refuse_engine_options(values, f"{values.target} is none")
         if values.folder is not None:
@@ -146,21 +158,12 @@ def _network(values: "Namespace", data: "ImageData") -> "nn.Module":
     return network
 
 
-def _data_of(target: str, asked: "DataConfig", given: bool, seed: int) -> "tuple[DataConfig, int]":
-    """Return the data config and seed: those of the run, unless data flags are given."""
-    if not Path(target).is_dir():
-        if not given:
-            folder = "a FOLDER of images, or " if is_exported(target) else ""
-            raise UserError(
-                f"{target}: a file does not tell which images to use; give {folder}--data.name (and --data.root)"
-            )
-        return asked, seed
+def _data_of_run(target: str) -> "tuple[DataConfig, int]":
+    """Return the data config and the seed of a run directory."""
     from nasb.data import DataConfig
     from nasb.training.run_directory import read_config
 
     values = read_config(Path(target))
-    if given:
-        return asked, int(values.get("seed", 0))
     try:
         return DataConfig(**values["data"]), int(values["seed"])
     except (KeyError, TypeError, ValueError) as error:

@@ -35,8 +35,8 @@ GEOMETRY = (
     *("kernel_size", "stride", "padding", "dilation", "groups"),
 )
 """What names an entry, beside the operation's name: the arguments of the engine's measurement."""
-TIMED_OPTIONS = ("bases", "activation", "shortcut", "pad_value")
-"""Options of the cell on which the backbone's time depends."""
+TIMED_OPTIONS = ("bases", "activation", "shortcut", "learned_threshold", "thresholds", "pad_value")
+"""Options of the cell on which times depend: the backbone's, or those of operations within a network."""
 PAID, FREE = "paid", "free"
 FREE_KINDS = {nn.Identity: "identity", nn.AvgPool2d: "avg_pool", nn.MaxPool2d: "max_pool"}
 
@@ -125,7 +125,7 @@ def shapes_of(network: nn.Module, operations: Sequence[str] | None) -> SearchSha
         for kind, edges in chosen.items():
             live = prune(edges, cell.config.nodes)
             probes.setdefault(kind, {})[name] = live
-            probe_entries.setdefault(kind, []).extend(edges[edge] for edge in live)
+            probe_entries.setdefault(kind, []).extend(cell.calls * [edges[edge] for edge in live])
     kinds = [kind for kind, used in probe_entries.items() if used]
     return SearchShapes(list(entries.values()), {k: probes[k] for k in kinds}, {k: probe_entries[k] for k in kinds})
 
@@ -207,8 +207,10 @@ class LatencyTable:
             UserError: names the first difference, and how the right table is made.
         """
         for key in dict.fromkeys((*wanted, "keep_real")):
-            value = wanted.get(key)
-            if self.network.get(key) == value:
+            value, known = wanted.get(key), self.network.get(key)
+            if key == "cell" and isinstance(known, dict):  # an earlier version wrote fewer options of it
+                known = {option: getattr(CellConfig(), option) for option in TIMED_OPTIONS} | known
+            if known == value:
                 continue
             raise UserError(
                 f"{self.path}: was made for another network: {key} is {self.network.get(key)!r} there, {value!r} here; "
@@ -245,9 +247,9 @@ class LatencyTable:
         Raises:
             UserError: an operation was not measured.
         """
-        shapes = {name: cell.shape for name, cell in searchable_cells(network).items()}
+        found = searchable_cells(network)
         added = (
-            self.milliseconds(edge.operation, edge_shape(shapes[name], edge.source), name)
+            found[name].calls * self.milliseconds(edge.operation, edge_shape(found[name].shape, edge.source), name)
             for name, edges in cells.items()
             for edge in edges
         )
@@ -260,7 +262,7 @@ class LatencyTable:
             UserError: the table was made for another network, or has no entry for an operation.
         """
         a = architecture
-        self.check_network(network_key(a.host, a.options, a.num_classes, a.input_shape, a.cell))
+        self.check_network(network_key(a.host, a.options, a.num_classes, a.input_shape, a.cell, a.keep_real))
         return self.predict(network, a.cells)
 
 
@@ -268,7 +270,9 @@ def table_command(network: Mapping[str, Any]) -> str:
     """Return the command that makes a table for a network (`network_key`)."""
     default = network_key("", {}, 0, (), CellConfig())["cell"]
     options = {**network["options"], **{k: v for k, v in network["cell"].items() if v != default[k]}}
-    flags = "".join(f" --option {key}={value}" for key, value in options.items())
+    flags = "".join(
+        f" --option {key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in options.items()
+    )
     flags += "".join(f" --keep-real '{pattern}'" for pattern in network.get("keep_real", ()))
     size = "x".join(map(str, network["input_shape"]))
     return (

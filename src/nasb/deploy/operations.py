@@ -166,6 +166,9 @@ def item(step: Step) -> str:
     """Slice of channels, rows and columns."""
     index = step.node.args[1]
     index = index if isinstance(index, tuple) else (index,)
+    if index.count(...) == 1:
+        at, missing = index.index(...), len(step.in_shape) - len(index) + 1
+        index = (*index[:at], *missing * (slice(None),), *index[at + 1 :])
     if not all(isinstance(part, slice) for part in index) or len(index) > len(step.in_shape):
         raise step.refusal(f"takes {index} of a tensor; the file holds slices")
     axes, bounds = [], []

@@ -70,6 +70,22 @@ def keeps_signs(traced: torch.fx.GraphModule, node: torch.fx.Node) -> bool:
     return is_addition(node) or node.target in known.PASSING_FUNCTIONS
 
 
+def is_product(node: torch.fx.Node) -> bool:
+    """Whether the node multiplies."""
+    return node.op in ("call_function", "call_method") and node.target in known.PRODUCTS
+
+
+def descendants(node: torch.fx.Node) -> set[torch.fx.Node]:
+    """Return the node and all that follows from it."""
+    found, front = {node}, [node]
+    while front:
+        for user in front.pop().users:
+            if user not in found:
+                found.add(user)
+                front.append(user)
+    return found
+
+
 def sole_user(node: torch.fx.Node) -> torch.fx.Node | None:
     """Return the one node that reads this one, None if there are several."""
     return next(iter(node.users)) if len(node.users) == 1 else None
@@ -186,6 +202,7 @@ def _passes_on(traced: torch.fx.GraphModule, side: Sequence[torch.fx.Node]) -> b
         node in allowed
         or isinstance(module_of(traced, node), known.SHAPING_MODULES)
         or (node.op == "call_function" and node.target in known.SHAPING_FUNCTIONS)
+        or (node.op == "call_method" and node.target in known.SHAPING_METHODS)
         for node in side
     )
 

@@ -36,6 +36,7 @@ from nasb.networks.plan import Plan
 from nasb.networks.roles import (
     ADAPT,
     ADDITION,
+    ASKED,
     AVGMAX,
     CONCATENATION,
     CONV,
@@ -88,7 +89,7 @@ def convert(
             return searchable_edges(shape, config, operations)
         return derived_edges(shape, config, (cells or {}).get(name, ()), f"architecture: cells.{name}")
 
-    conversion = _Conversion(copy.deepcopy(host), input_shape, config, tuple(keep_real))
+    conversion = _Conversion(_copied(host), input_shape, config, tuple(keep_real))
     if cells is not None:
         conversion.check_names(cells)
     conversion.rewrite(edges)
@@ -97,6 +98,17 @@ def convert(
     if check:
         _refuse_one_sided(network, input_shape)
     return network
+
+
+def _copied(host: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(host)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"convert: {type(host).__name__} cannot be copied: {reason}; of a layer with "
+            "torch.nn.utils.weight_norm or spectral_norm take that off first (remove_weight_norm, remove_spectral_norm)"
+        ) from None
 
 
 class _Conversion:
@@ -152,7 +164,7 @@ class _Conversion:
                 times = f" ({calls} calls)" if calls > 1 else ""
                 self.plan.add(name, kinds[node] + times, *self._becomes(node))
             elif node in self.unknown and name not in told:
-                self.plan.add(name, self.unknown[node], "real", "asked: keep_real")
+                self.plan.add(name, self.unknown[node], "real", ASKED)
             told.add(name)
         for conv in self.order:  # a shortcut's, which has no node any more
             if str(conv.target) not in told:
@@ -240,28 +252,26 @@ class _Conversion:
             self.traced.graph.erase_node(after)
 
     def _keep_addition(self, residual: Residual) -> None:
-        """Give a kept addition its strided shortcut in Bi-Real Net's form, and put the cell's activation behind it."""
+        """Give a kept addition its strided shortcut in Bi-Real Net's form.
+
+        Its activation is dealt with like any other in front of a sign.
+        """
         if not any(node in self.roles.units for node in residual.branch):
             return
         side = side_conv(residual, self.roles)
-        if side is not None and self._conv(side).stride != (1, 1):
-            shape, bn = analysis.conv_shape(self.traced, side), analysis.unit_of(self.traced, side).bn
+        if side is not None and not self._is_placed(side) and self._conv(side).stride != (1, 1):
+            calls = [node for node in self.roles.real if node.target == side.target]
+            norms = [analysis.unit_of(self.traced, call).bn for call in calls]
+            shape = analysis.conv_shape(self.traced, side)
             self.traced.add_submodule(str(side.target), self._conv_shortcut(shape, side))
-            if bn is not None:
-                bn.replace_all_uses_with(side)
-                self.traced.graph.erase_node(bn)
-        # Where the branch's last convolution stays real, its cells keep their activations, and the addition's is dealt
-        # with like any other in front of a sign.
-        last = next((node for node in reversed(residual.branch) if analysis.is_conv(self.traced, node)), None)
-        after = analysis.sole_user(residual.addition)
-        if last is None or last not in self.roles.units:
-            return
-        if after is None or not analysis.is_activation(self.traced, after):
-            return
-        cell = self.traced.get_submodule(str(last.target))
-        if isinstance(cell, Cell):
-            cell.activation = nn.Identity()
-            self._replace_activation(after, cell.shape.out_channels)
+            for call, bn in zip(calls, norms, strict=True):
+                if bn is not None:
+                    bn.replace_all_uses_with(call)
+                    self.traced.graph.erase_node(bn)
+
+    def _is_placed(self, node: torch.fx.Node) -> bool:
+        """Whether an earlier call of the same convolution has been given its shortcut already."""
+        return isinstance(self.traced.get_submodule(str(node.target)), ConvShortcut)
 
     def _replace_activation(self, node: torch.fx.Node, channels: int) -> None:
         """Take an activation of the host out, or put the network's kind in its place."""
@@ -303,12 +313,18 @@ class _Conversion:
                         user.replace_input_with(node, norm)
 
     def _reaches_a_sign(self, node: torch.fx.Node) -> bool:
-        """Whether a sign reads the node with nothing between that would make a one-sided input two-sided."""
+        """Whether a sign reads the node with nothing between that would make a one-sided input two-sided.
+
+        A gate, a factor of what does not come from it, is no way there: ``x * relu6(x + 3) / 6`` stays as it is.
+        """
+        below = analysis.descendants(node)
         reached, front = {node}, [node]
         while front:
             for user in front.pop().users:
                 if user in self.roles.units:
                     return True
+                if analysis.is_product(user) and not below.issuperset(filter(analysis.is_tensor, user.all_input_nodes)):
+                    continue
                 if user not in reached and analysis.keeps_signs(self.traced, user):
                     reached.add(user)
                     front.append(user)

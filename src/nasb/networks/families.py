@@ -8,13 +8,13 @@ import importlib
 import importlib.util
 import inspect
 import runpy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasb.errors import UserError, unknown_name
 from nasb.networks.registry import HOSTS, Host
+from nasb.plugin import importing_from
 
 if TYPE_CHECKING:
     from torch import nn
@@ -153,14 +153,11 @@ def _attributes(where: str) -> dict[str, Any]:
     is_file = where.endswith(".py")
     if is_file and not Path(where).is_file():
         raise UserError(f"factory: {where}: there is no such file")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
     try:
-        return runpy.run_path(where) if is_file else vars(importlib.import_module(where))
+        with importing_from(*([Path(where).parent] if is_file else []), Path.cwd()):
+            return runpy.run_path(where) if is_file else vars(importlib.import_module(where))
     except (Exception, SystemExit) as error:
         raise UserError(f"factory: {where} cannot be imported: {type(error).__name__}: {error}") from None
-    finally:
-        sys.path.remove(here)
 
 
 def _builder(reference: str, function: Callable[..., Any]) -> Callable[..., "nn.Module"]:

@@ -7,7 +7,7 @@ BatchNormAct2d, whose activation stays ``bn1.act``. Calls that share weights and
 Dropout and stochastic depth become layers, since tracing has fixed whether they draw.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -74,9 +74,11 @@ def functions_to_layers(traced: torch.fx.GraphModule) -> None:
     """
     made: dict[tuple[Any, ...], str] = {}
     _drop_unread(traced)
+    read = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}
+    tensors = {target: _tensor(traced, target) for target in read}  # before layers take their owners' places
     for node in list(traced.graph.nodes):
         if node.op == "call_function" and node.target in KINDS:
-            _layer_with_weights(traced, node, made)
+            _layer_with_weights(traced, node, tensors, made)
         elif node.op == "call_function" and node.target in RANDOM:
             (x,) = node.all_input_nodes
             options = {key: value for key, value in node.kwargs.items() if value is not x}
@@ -95,7 +97,9 @@ def _drop_unread(traced: torch.fx.GraphModule) -> None:
             traced.graph.erase_node(node)
 
 
-def _layer_with_weights(traced: torch.fx.GraphModule, node: torch.fx.Node, made: dict[tuple[Any, ...], str]) -> None:
+def _layer_with_weights(
+    traced: torch.fx.GraphModule, node: torch.fx.Node, known: Mapping[str, Any], made: dict[tuple[Any, ...], str]
+) -> None:
     kind, names, build = KINDS[node.target]
     arguments = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     tensors = {key: value for key, value in arguments.items() if isinstance(value, torch.fx.Node) and key != "input"}
@@ -106,7 +110,7 @@ def _layer_with_weights(traced: torch.fx.GraphModule, node: torch.fx.Node, made:
     targets = {key: str(tensor.target) for key, tensor in tensors.items()}
     signature = (kind, repr(sorted(targets.items())), repr(sorted(settings.items(), key=str)))
     if signature not in made:
-        values = {key: _tensor(traced, target) for key, target in targets.items()}
+        values = {key: known[target] for key, target in targets.items()}
         layer = build(values.pop("weight", None), values.pop("bias", None), {**settings, **values})
         made[signature] = _place(
             traced, targets["weight" if "weight" in targets else "running_mean"], kind, layer, set(targets.values())
@@ -158,11 +162,9 @@ def _call(traced: torch.fx.GraphModule, node: torch.fx.Node, layer: str, x: torc
     traced.graph.erase_node(node)
 
 
-def _tensor(traced: torch.fx.GraphModule, target: str) -> Tensor:
+def _tensor(traced: torch.fx.GraphModule, target: str) -> Any:
     owner, _, name = target.rpartition(".")
-    value = getattr(traced.get_submodule(owner), name)
-    assert isinstance(value, Tensor)
-    return value
+    return getattr(traced.get_submodule(owner), name)
 
 
 def _with(layer: nn.Module, **tensors: Tensor | None) -> nn.Module:

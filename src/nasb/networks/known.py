@@ -25,6 +25,7 @@ ACTIVATION_METHODS = {"relu", "relu_", "tanh"}
 ADDITIONS = {operator.add, operator.iadd, torch.add}
 ADDITION_METHODS = {"add", "add_"}
 CONCATENATIONS = {torch.cat, torch.concat}
+PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 
 LEAVES = (OptionAShortcut, StochasticDepth)
 """Layers that are not of torch.nn."""
@@ -47,6 +48,7 @@ PASSING_METHODS = {
 }  # fmt: skip
 SHAPING_MODULES = (nn.Identity, nn.AvgPool2d, nn.MaxPool2d, OptionAShortcut)
 SHAPING_FUNCTIONS = {F.pad, F.avg_pool2d, F.max_pool2d, torch.max_pool2d, operator.getitem}
+SHAPING_METHODS = {"clone", "contiguous", "detach"}
 """What the shortcut of a residual block may do to its input, which it passes on."""
 MAX_POOLING = (F.max_pool2d, F.adaptive_max_pool2d, torch.max_pool2d)
 OTHER_MODULES = (

@@ -211,8 +211,11 @@ def _build(
             in_channels=host.input_shape[0] if in_channels is None else in_channels,
             **options,
         )
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{name}: cannot be built with {options}: {error}") from None
+    except UserError:
+        raise
+    except Exception as error:  # it may be of another library, or of the user
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{name}: cannot be built with {options}: {reason}") from None
 
 
 def create_network(

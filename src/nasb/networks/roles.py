@@ -21,6 +21,8 @@ from nasb.networks import analysis
 from nasb.networks.analysis import Residual, Unit
 from nasb.networks.known import matches
 
+ASKED = "asked: keep_real"
+"""Why a convolution that the user named stays real."""
 ADAPT, AVGMAX, CONV, ADDITION, CONCATENATION, NOTHING = (
     "adapt", "avgmax", "conv", "addition", "concatenation", "nothing"
 )  # fmt: skip
@@ -142,7 +144,7 @@ def _real_convs(
         conditions = {
             "first convolution": conv not in conv_above,
             "classifier": conv not in weights_below,
-            "asked: keep_real": matches(str(conv.target), keep_real),
+            ASKED: matches(str(conv.target), keep_real),
             "depthwise": layer.groups == layer.in_channels > 1,
             "1x1 shortcut": conv in sides,
             "acts on a 1x1 map": analysis.shape_of(conv.all_input_nodes[0])[2:] == layer.kernel_size == (1, 1),
@@ -170,7 +172,8 @@ def _decide_residual(traced: torch.fx.GraphModule, residual: Residual, roles: Ro
     bottleneck = any(s.kernel_size == (1, 1) or s.out_channels < s.in_channels for s in shapes.values())
     changing = [conv for conv, shape in shapes.items() if not shape.keeps_shape]
     side = side_conv(residual, roles)
-    if not (chain and residual.plain and not bottleneck and len(changing) <= 1 and (side is None or changing)):
+    asked = any(roles.real.get(node) == ASKED for node in residual.shortcut)
+    if asked or not (chain and residual.plain and not bottleneck and len(changing) <= 1 and (side is None or changing)):
         roles.kept.append(residual)
         roles.shortcuts[units[-1].conv] = Shortcut(ADDITION)
         return
@@ -180,8 +183,8 @@ def _decide_residual(traced: torch.fx.GraphModule, residual: Residual, roles: Ro
 
 
 def side_conv(residual: Residual, roles: Roles) -> torch.fx.Node | None:
-    """Return the real 1x1 on an addition's shortcut, if there is one."""
-    return next((node for node in residual.shortcut if node in roles.real), None)
+    """Return the real 1x1 on an addition's shortcut, if there is one that need not stay as it is."""
+    return next((node for node in residual.shortcut if roles.real.get(node, ASKED) != ASKED), None)
 
 
 def _own_shortcut(shape: ConvShape, config: CellConfig) -> Shortcut:

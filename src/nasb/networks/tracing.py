@@ -92,6 +92,7 @@ def trace(host: nn.Module, input_shape: tuple[int, int, int], keep_real: tuple[s
     first, second = (_values(traced, host, torch.zeros(images, *input_shape)) for images in BATCHES)
     _fold_constants(traced, first, second)
     _splits_to_slices(traced, first)
+    _join_means(traced, first)
     traced.graph.eliminate_dead_code()
     traced = torch.fx.GraphModule(traced, traced.graph, class_name=kind)  # without what is not read any more
     for node, value in _values(traced, host, images_NCHW).items():
@@ -184,7 +185,7 @@ def _fold_constants(
     """Put numbers in place of the nodes that compute them, unless they depend on the number of images; x + 0 is x."""
     for node in list(traced.graph.nodes):
         value = first.get(node)
-        if node.op != "placeholder" and not node.meta.get("is_tensor", True) and _is_number(value):
+        if node.op != "placeholder" and not node.meta.get("is_tensor", True) and _is_constant(value):
             if value == second[node]:
                 _replace(node, value)
         elif node.target in known.ADDITIONS and 0 in node.args and not node.kwargs:
@@ -198,7 +199,13 @@ def _is_number(value: object) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
+def _is_constant(value: object) -> bool:
+    return _is_number(value) or (isinstance(value, tuple) and all(_is_number(part) for part in value))
+
+
 def _replace(node: torch.fx.Node, value: Any) -> None:
+    value = tuple(value) if isinstance(value, tuple) else value  # a torch.Size is no argument
+
     def put(argument: Any) -> Any:
         return value if argument is node else argument
 
@@ -222,6 +229,28 @@ def _splits_to_slices(traced: torch.fx.GraphModule, shapes: dict[torch.fx.Node, 
         for user in list(node.users):
             number = user.args[1] % (len(begin) - 1)
             user.args = (source, (slice(None), slice(begin[number], begin[number + 1])))
+
+
+def _join_means(traced: torch.fx.GraphModule, shapes: dict[torch.fx.Node, Any]) -> None:
+    """Read ``x.mean(3).mean(2)`` as ``x.mean((2, 3))``."""
+
+    def source_and_axis(node: object) -> tuple[torch.fx.Node, int] | None:
+        if not isinstance(node, torch.fx.Node) or node.target not in ("mean", torch.mean):
+            return None
+        values: list[Any] = [*node.args, *node.kwargs.values()]
+        if len(values) != 2 or not set(node.kwargs) <= {"dim"} or not isinstance(values[1], int):
+            return None
+        source, axis = values
+        return (source, axis % len(shapes[source])) if isinstance(source, torch.fx.Node) else None
+
+    for node in list(traced.graph.nodes):
+        outer = source_and_axis(node)
+        inner = None if outer is None else source_and_axis(outer[0])
+        if outer is None or inner is None or len(outer[0].users) > 1:
+            continue
+        axes = list(range(len(shapes[inner[0]])))
+        first, second = axes.pop(inner[1]), axes[outer[1]]
+        node.args, node.kwargs = (inner[0], tuple(sorted((first, second)))), {}
 
 
 def unknown_nodes(traced: torch.fx.GraphModule) -> dict[torch.fx.Node, str]:

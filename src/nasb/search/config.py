@@ -33,9 +33,9 @@ class SearchConfig:
     learning_rate: float = 5e-3
     """Learning rate of the weights (Adam, cosine)."""
     alpha_learning_rate: float = 5e-2
-    """Learning rate of alpha (Adam)."""
+    """Strategies gumbel, gates, darts and reinforce: learning rate of alpha (Adam)."""
     budget_weight: float = 1.0
-    """Weight w of the budget in the objective: cross-entropy + w * |log(E[OPs or ms] / budget)|."""
+    """The same strategies: weight w of the budget in their objective, cross-entropy + w * |log(E[OPs] / budget)|."""
     uniform_paths: float = 0.2
     """Share of weight steps whose path is drawn from the starting distribution, for exploration."""
     free_share: float = 0.75
@@ -48,7 +48,8 @@ class SearchConfig:
     final_temperature: float = 0.3
     """Strategy gumbel: temperature at the end (geometric schedule)."""
     entropy_weight: float = 0.0
-    """Weight of an entropy bonus on alpha against collapse; it decays as exp(-epoch / entropy_decay) (BNAS: 1.0)."""
+    """The same strategies: weight of an entropy bonus on alpha against collapse; it decays as exp(-epoch /
+    entropy_decay) (BNAS: 1.0)."""
     entropy_decay: float = 7.7
     """Epochs in which the entropy bonus falls to 1/e."""
     paths: int = 4
@@ -105,9 +106,12 @@ class SearchConfig:
         for key, least in (*((key, 1) for key in at_least_one), ("paths", 2), ("population", 2)):
             if getattr(self, key) < least:
                 raise UserError(f"search.{key} is {getattr(self, key)}; it must be at least {least}")
-        if not 0 <= self.warmup_epochs <= self.epochs:
+        # Alpha learns behind the warm-up; strategies that judge whole architectures have none.
+        most = self.epochs - 1 if STRATEGIES[self.strategy].trains_alpha else self.epochs
+        if not 0 <= self.warmup_epochs <= most:
             raise UserError(
-                f"search.warmup_epochs is {self.warmup_epochs}; accepted: 0 to search.epochs ({self.epochs})"
+                f"search.warmup_epochs is {self.warmup_epochs}; accepted with {self.epochs} search.epochs and strategy "
+                f"{self.strategy}: 0 to {most}"
             )
         if not 0 < self.alpha_share < 1:
             raise UserError(f"search.alpha_share is {self.alpha_share}; accepted: above 0, below 1")

@@ -38,8 +38,8 @@ class CostModel:
     Args:
         network: the searchable network.
         backbone: cost of the same network with every edge "none".
-        edge_costs: gives what each candidate of an edge adds in one call, from the cell's name, the cell, the edge's
-            key and the edge.
+        edge_costs: gives what each candidate of an edge adds, from the cell's name, the cell, the edge's key and the
+            edge.
         unit: of the costs.
         node_costs: gives what the first binary convolution that leaves a node of a cell adds beside its own cost.
     """
@@ -60,7 +60,7 @@ class CostModel:
             for key in cell.edge_keys:
                 edge = cell.edge(key)
                 if isinstance(edge, SearchableEdge):
-                    costs = [cell.calls * cost for cost in edge_costs(name, cell, key, edge)]
+                    costs = edge_costs(name, cell, key, edge)
                     self._by_name[name, key] = dict(zip(edge.names, costs, strict=True))
                     self.costs[name, key] = torch.tensor(costs, dtype=torch.float32)
         self._node_costs = {name: node_costs(cell) for name, cell in self.cells.items()}
@@ -76,7 +76,11 @@ class CostModel:
     @classmethod
     def of_ops(cls, network: nn.Module, backbone_ops: float) -> "CostModel":
         """Return the costs in OPs (FLOPs + BOPs / 64)."""
-        return cls(network, backbone_ops, lambda _name, _cell, _key, edge: [b / BOPS_PER_OP for b in edge.bops], "OPs")
+
+        def costs(_name: str, cell: Cell, _key: EdgeKey, edge: SearchableEdge) -> list[float]:
+            return [cell.calls * bops / BOPS_PER_OP for bops in edge.bops]
+
+        return cls(network, backbone_ops, costs, "OPs")
 
     @classmethod
     def of_milliseconds(cls, network: nn.Module, table: "LatencyTable") -> "CostModel":
@@ -88,13 +92,15 @@ class CostModel:
 
         def costs(name: str, cell: Cell, key: EdgeKey, edge: SearchableEdge) -> list[float]:
             shape = edge_shape(cell.shape, key[0])
-            return [table.milliseconds(operation, shape, name) for operation in edge.names]
+            return [cell.calls * table.milliseconds(operation, shape, name) for operation in edge.names]
 
         return cls(network, table.backbone_ms, costs, "ms")
 
     @classmethod
     def of_memory(cls, network: nn.Module, backbone_bits: float) -> "CostModel":
         """Return the costs in bits of the deployed network: 1 for a binary weight, 32 for any other number.
+
+        A cell that is called several times is stored once.
 
         Raises:
             UserError: an operation stores numbers of an unknown kind.

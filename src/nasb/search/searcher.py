@@ -90,7 +90,7 @@ class Searcher:
         starts = [edge.alpha.detach().softmax(0).cpu() for edge in self.edges]
         self.strategy = STRATEGIES[config.strategy](self.edges, starts, config)
         alphas = self.alphas()
-        fused = alphas[0].device.type == "cpu"  # one kernel for all of them; untried on other devices
+        fused = True if alphas[0].device.type == "cpu" else None  # elsewhere torch chooses
         self.optimizer = torch.optim.Adam(alphas, lr=config.alpha_learning_rate, betas=ALPHA_BETAS, fused=fused)
         known = {id(alpha) for alpha in alphas}
         self._weights = [parameter for parameter in network.parameters() if id(parameter) not in known]
@@ -175,13 +175,16 @@ class Searcher:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _measure(self, loss: Callable[[], Tensor], generator: torch.Generator, progress: float, epoch: int) -> float:
-        """Compare the losses of several paths on one batch; return their mean."""
+        """Compare the losses of several paths on one batch, unless one is no number; return their mean."""
         choices, losses = [], []
         with torch.no_grad():
             for _ in range(self.config.paths):
                 self.strategy.select_for_alpha(generator, progress)
                 choices.append(self.space.selected())
                 losses.append(float(loss()))
+        mean = sum(losses) / len(losses)
+        if not math.isfinite(mean):  # an overflow of fp16, or a path that diverges: it says nothing, and would stay
+            return mean
         compared = []
         for choice, value in zip(choices, losses, strict=True):
             cost = self.cost.of(self.space.cells(choice))
@@ -191,7 +194,7 @@ class Searcher:
         if surrogate is not None:
             # All ranks have the same losses, and so the same gradient.
             self._descend(surrogate - self._entropy_bonus(self.probabilities(), epoch))
-        return sum(losses) / len(losses)
+        return mean
 
     @torch.no_grad()
     def end_epoch(self) -> None:

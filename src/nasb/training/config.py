@@ -240,7 +240,6 @@ MAY_CHANGE = (
     "search.latency_table",  # its content is compared with the run's copy
     "data.root",
     "data.workers",
-    "data.in_memory",
     "data.download",
 )
 """Keys that a resumed run may have otherwise than the run that was begun."""
@@ -260,6 +259,8 @@ def first_difference(
             continue
         default = defaults.get(key)
         old, new = begun.get(key, default), now.get(key)
+        if name == "data.in_memory" and bool(old) == bool(new):
+            continue  # true makes photos centre crops; the others differ in memory alone
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             difference = first_difference(old, new, f"{name}.", default if isinstance(default, Mapping) else {})
             if difference is not None:

@@ -54,12 +54,12 @@ class Score:
 
     def add(self, logits: Tensor, target_N: Tensor, loss: Tensor) -> None:  # noqa: N803
         """Count a batch: logits [N, classes], targets [N], mean loss."""
-        correct = (logits.argmax(1) == target_N).sum()
-        images = len(target_N)
-        sums = [loss.double() * images, correct.double(), torch.tensor(float(images))]
+        found = [loss.float(), (logits.argmax(1) == target_N).sum().float()]
         if self.top5:
-            sums.append((logits.topk(5).indices == target_N[:, None]).sum().double())
-        self.sums += torch.stack(sums).cpu()
+            found.append((logits.topk(5).indices == target_N[:, None]).sum().float())
+        mean, correct, *among_five = torch.stack(found).tolist()  # brought from the device in one piece
+        images = len(target_N)
+        self.sums += torch.tensor([mean * images, correct, images, *among_five], dtype=torch.float64)
 
     def _total(self) -> Tensor:
         """Return the sums over all ranks."""

@@ -1,5 +1,6 @@
 """The networks that a run is made of, and what is wrong with what the user gave for them."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,7 +40,10 @@ class RunNetworks:
     def __init__(self, config: RunConfig, data: ImageData, out: Path) -> None:
         self.config, self.data = config, data
         self._check_rival()
-        backbone = self.backbone(config.cell)
+        self.given = self._given()
+        """The architecture of the file that the config names."""
+        self.cell = config.cell if self.given is None else self.given.cell
+        backbone = self.backbone()
         self.plan: Plan | None = None if is_rival(config.network.name) else plan_of(backbone)
         """What becomes of the host's convolutions; None of a hand-made network."""
         self._check_classes()
@@ -68,12 +72,16 @@ class RunNetworks:
             return host, list(host.state_dict())
         return host, load_weights(host, self.config.init, partial=self.config.init_partial)
 
-    def backbone(self, cell: CellConfig) -> nn.Module:
-        """Return the hand-made network: the converted host with every edge "none"; a rival is one as it is."""
+    def backbone(self, cell: CellConfig | None = None) -> nn.Module:
+        """Return the hand-made network: the converted host with every edge "none"; a rival is one as it is.
+
+        Args:
+            cell: of its cells; None: the run's.
+        """
         host = self.host()
         if is_rival(self.config.network.name):
             return host
-        return convert(host, self.data.input_shape, cell=cell, keep_real=self.config.network.keep_real)
+        return convert(host, self.data.input_shape, cell=cell or self.cell, keep_real=self.config.network.keep_real)
 
     def teacher(self, stage: StageConfig) -> nn.Module | None:
         """Return the teacher of a stage: the one that it names; by default the user's CNN, if all of it is trained."""
@@ -89,7 +97,7 @@ class RunNetworks:
             options=self.config.network.options,
             num_classes=self.data.num_classes,
             input_shape=self.data.input_shape,
-            cell=CellConfig() if self.plan is None else self.config.cell,
+            cell=CellConfig() if self.plan is None else self.cell,
             cells=cells,
             keep_real=self.config.network.keep_real,
         )
@@ -116,16 +124,9 @@ class RunNetworks:
             )
 
     def _check_files(self) -> None:
-        """Refuse files and names that a later stage would stumble over."""
-        if self.config.architecture not in ("search", "backbone"):
-            if not Path(self.config.architecture).is_file():
-                raise UserError(
-                    f"architecture is {self.config.architecture!r}; accepted: search, backbone, or the path of an "
-                    "architecture.json"
-                )
-            given = Architecture.load(self.config.architecture)
-            self._check_given(given)
-            given.build(self.host())
+        """Refuse names that a later stage would stumble over, and an architecture that does not fit the host."""
+        if self.given is not None:
+            self.given.build(self.host())
         for name in self.config.search.operations or ():
             OPERATIONS[name]  # raises with the closest known names
         if self.config.architecture == "search":
@@ -133,8 +134,16 @@ class RunNetworks:
         for stage in (self.config.pretrain, self.config.finetune):
             self.teacher(stage)
 
-    def _check_given(self, given: Architecture) -> None:
-        network = self.config.network
+    def _given(self) -> Architecture | None:
+        """Return the architecture of the file that the config names, None if it names none."""
+        if self.config.architecture in ("search", "backbone"):
+            return None
+        if not Path(self.config.architecture).is_file():
+            raise UserError(
+                f"architecture is {self.config.architecture!r}; accepted: search, backbone, or the path of an "
+                "architecture.json"
+            )
+        given, network = Architecture.load(self.config.architecture), self.config.network
         for key, theirs, ours in (
             ("host", given.host, network.name),
             ("options", dict(given.options), dict(network.options)),
@@ -144,6 +153,12 @@ class RunNetworks:
         ):
             if theirs != ours:
                 raise UserError(f"{self.config.architecture}: {key} is {theirs!r}, but this run's is {ours!r}")
+        return given
+
+    def other_cells(self) -> list[str]:
+        """Return the options of the config's cells that are not used, since the architecture's file has others."""
+        ours, theirs, plain = (dataclasses.asdict(cell) for cell in (self.config.cell, self.cell, CellConfig()))
+        return [key for key in ours if ours[key] not in (theirs[key], plain[key])]
 
     def _latency_table(self, out: Path, backbone: nn.Module) -> LatencyTable | None:
         """Return the latency table that the config names, checked; a run that goes on has a copy of its own."""
@@ -168,11 +183,14 @@ class RunNetworks:
                 network.options,
                 self.data.num_classes,
                 self.data.input_shape,
-                self.config.cell,
+                self.cell,
                 network.keep_real,
             )
         )
-        check_table(table, backbone, search.operations)
+        if self.given is None:
+            check_table(table, backbone, search.operations)
+        else:
+            table.predict(backbone, self.given.cells)  # refuses what it lacks
         if search.budget_ms is not None:
             checked_budget_ms(search.budget_ms, table)
         return table

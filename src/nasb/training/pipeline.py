@@ -113,8 +113,13 @@ class Pipeline:
         if self.networks.plan is None:
             return f"{self.config.network.name}: hand-made, nothing is converted; the options of `cell` are not used"
         cells, real = len(self.networks.plan.becoming("cell")), self.networks.plan.becoming("real")
-        where = self.run / "plan.txt"
-        return f"{self.config.network.name}: {cells} cells; real stay {', '.join(real)} and the classifier; see {where}"
+        where, other = self.run / "plan.txt", self.networks.other_cells()
+        unused = f"; its cells are used, not cell.{', cell.'.join(other)} of this run" if other else ""
+        given = "" if self.networks.given is None else f"; {self.config.architecture}{unused}"
+        return (
+            f"{self.config.network.name}: {cells} cells; real stay {', '.join(real)} and the classifier; see {where}"
+            f"{given}"
+        )
 
     def teachers(self) -> dict[str, str]:
         """Return who teaches each stage: "init" (the user's CNN), "none", or the registered network that is named."""
@@ -156,7 +161,7 @@ class Pipeline:
         """Return the search as it stands before its first step."""
         config = self.config
         shape, host = self.data.input_shape, self.networks.host()
-        backbone = count(self.networks.backbone(config.cell), shape)
+        backbone = count(self.networks.backbone(), shape)
         network = convert(
             host,
             shape,
@@ -238,7 +243,8 @@ class Pipeline:
             if self.config.architecture == "backbone":
                 names = [] if self.networks.plan is None else self.networks.plan.becoming("cell")
                 return self._keep_architecture(dict.fromkeys(names, ()))
-            given = Architecture.load(self.config.architecture)
+            given = self.networks.given
+            assert given is not None
             if self.run.writes:
                 given.save(kept)
             return given

@@ -93,8 +93,9 @@ class RunDirectory:
         import yaml
 
         write_text(self.path / "environment.json", json.dumps(environment(), indent=1) + "\n")
-        # Last: with it the directory is a run.
-        write_text(config_file, yaml.safe_dump(self.config.to_dict(), sort_keys=False))
+        # Last: with it the directory is a run. `resume` is of a command, not of the run: its later stages go on in it.
+        kept = self.config.to_dict() | {"resume": RunConfig().resume}
+        write_text(config_file, yaml.safe_dump(kept, sort_keys=False))
 
     def _drop_half_written(self) -> None:
         """Delete checkpoints and weights that a kill left half written; the lock says that nobody else writes here."""

@@ -82,7 +82,7 @@ class SearchStage(Stage):
             config.epochs,
             data.steps_per_epoch("weights"),
         )
-        self.images, self.accumulate = 2 * data.images_per_step("weights"), accumulate
+        self.images, self.accumulate = data.images_per_step("weights"), accumulate
         self.weights_config = StageConfig(epochs=config.epochs, learning_rate=config.learning_rate)
         if sync_batch_norm:
             share_statistics(network)
@@ -90,20 +90,28 @@ class SearchStage(Stage):
         fabric.to_device(network)
         begin_equal(network, fabric)
         self.searcher = Searcher(network, backbone_ops, config, table, backbone_bits=backbone_bits)
+        fused = True if fabric.device.type == "cpu" else None  # elsewhere torch chooses
         self.optimizer = torch.optim.AdamW(
-            self.searcher.weights(), lr=config.learning_rate, weight_decay=0.0, fused=fabric.device.type == "cpu"
+            self.searcher.weights(), lr=config.learning_rate, weight_decay=0.0, fused=fused
         )
         self.fabric_optimizer = cast("_FabricOptimizer", fabric.setup_optimizers(self.optimizer))
         self.statistics = running_statistics(network)
         self.weights_score, self.alpha_score = Score(fabric), Score(fabric)
         self.shared = SharedWeights(network, self.searcher.space, data, config, fabric, self.seed)
 
-    def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, Batch]]:
-        """Yield a batch of each part; that of alpha begins anew where it is the shorter one."""
+    def _moves_alpha(self, epoch: int) -> bool:
+        """Tell whether the steps of an epoch end with one of alpha."""
+        return epoch >= self.config.warmup_epochs and self.searcher.strategy.trains_alpha
+
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, Batch | None]]:
+        """Yield a batch of each part; that of alpha begins anew where it is the shorter one, None if it has no step."""
         rank, world_size, device = self.fabric.global_rank, self.fabric.world_size, self.fabric.device
         weights = self.data.train_batches(
             "weights", seed=self.seed, epoch=epoch, start_step=start, rank=rank, world_size=world_size, device=device
         )
+        if not self._moves_alpha(epoch):
+            yield from ((batch, None) for batch in weights)
+            return
         alpha_steps = self.data.steps_per_epoch("alpha")
 
         def alpha() -> Iterator[Batch]:
@@ -127,8 +135,9 @@ class SearchStage(Stage):
     def begin_epoch(self, epoch: int) -> None:
         """Set the training mode."""
         self.network.train()
+        self.images = self.data.images_per_step("weights") * (2 if self._moves_alpha(epoch) else 1)
 
-    def step(self, epoch: int, step: int, batch: tuple[Batch, Batch]) -> None:
+    def step(self, epoch: int, step: int, batch: tuple[Batch, Batch | None]) -> None:
         """Make a step of weights, then one of alpha."""
         # The paths are the same on all ranks: their generator does not know the rank.
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "paths", epoch, step))
@@ -137,11 +146,11 @@ class SearchStage(Stage):
         set_learning_rate(self.optimizer, learning_rate(self.weights_config, at, self.steps))
         self.searcher.select_for_weights(generator, warmup=warmup)
         self.fabric_optimizer.zero_grad()
-        for loss, weight in self._losses(batch[0], self.images // 2, self.weights_score):
+        for loss, weight in self._losses(batch[0], self.data.images_per_step("weights"), self.weights_score):
             self.fabric.backward(loss * weight)
         average_gradients(self.searcher.weights(), self.fabric)
         self.fabric_optimizer.step()
-        if not warmup and self.searcher.strategy.trains_alpha:
+        if batch[1] is not None:
             self._alpha_step(batch[1], generator, at, epoch)
         average_(self.statistics, self.fabric)
 

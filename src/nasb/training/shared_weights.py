@@ -67,7 +67,7 @@ class SharedWeights:
                     self._add(choice, x_NCHW, target_N, score)
             return [score.take() for score in scores]
 
-        with _mode(self.network, training=True), _kept_statistics(self.network):
+        with _statistics_of_batches(self.network), _kept_statistics(self.network):
             found = [result.loss for result in self._shared(choices, judge)]
         if self.progress is not None:
             self.progress.advance()
@@ -128,12 +128,12 @@ def recalibrated(network: nn.Module, batches: Iterator[Tensor]) -> Iterator[None
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the mean over all batches, each counting the same
-        with _mode(network, training=True):
+        with _statistics_of_batches(network):
             for x_NCHW in batches:
                 network(x_NCHW)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        with _mode(network, training=False):
+        with _evaluation(network):
             yield
 
 
@@ -150,13 +150,22 @@ def _kept_statistics(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _mode(network: nn.Module, *, training: bool) -> Iterator[None]:
+def _evaluation(network: nn.Module) -> Iterator[None]:
     before = network.training
-    network.train(training)
+    network.eval()
     try:
         yield
     finally:
         network.train(before)
+
+
+@contextmanager
+def _statistics_of_batches(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode but for the batch norms: dropout and the like would judge by their luck."""
+    with _evaluation(network):
+        for norm in _norms(network):
+            norm.train()
+        yield
 
 
 def _norms(network: nn.Module) -> list[_BatchNorm]:
