@@ -35,8 +35,8 @@ ONNX Runtime, fp32 and int8 (static, per channel).
 {advice}
 
 These words are of the first table. Measured are two CPUs, one at 224x224 and one in small. On yours: `nasb compare
-'bireal_*' quicknet reactnet_a --latency --input-size 3x224x224` for our engine, this page's command for all of it. The
-engine's ARM kernels were never timed on a board.
+bireal_resnet18 quicknet reactnet_a --latency --input-size 3x224x224` for our engine, this page's command for all of it.
+The engine's ARM kernels were never timed on a board.
 """
 
 

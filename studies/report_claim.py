@@ -196,6 +196,8 @@ def goal_table(claim: Claim, data: str) -> str:
                 "" if error is None else "yes" if points >= 2 * error else "**no**",
             ]
         )  # fmt: skip
+    if not lines:
+        return "No goal can be judged here yet: no searched network is trained."
     return table(("goal", "against", "points", "OPs to theirs", "wanted", "met", "twice its error"), lines, left=2)
 
 
