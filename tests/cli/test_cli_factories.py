@@ -20,6 +20,10 @@ def small(num_classes, in_channels, width=8):
 
 def five_classes():
     return small(5, 1)
+
+def normed(num_classes, in_channels):
+    layers = [*small(num_classes, in_channels)]
+    return nn.Sequential(*layers[:1], nn.GroupNorm(2, 8), *layers[1:])
 """
 
 
@@ -36,7 +40,8 @@ def test_plan_of_a_factory(command: Command, own: Path) -> None:
     result = command("plan", f"{own}:small", "--input-size", "3x16x16", "--keep-real", "2", "--option", "width=4")
     assert result.code == 0, result.err
     rows = [line.split() for line in result.out.splitlines()]
-    assert [row[0] for row in rows] == ["layer", "0", "2", "4"]
+    assert [row[0] for row in rows] == ["layer", "0", "2", "4", "nasb"]
+    assert result.out.splitlines()[-1] == "nasb export holds all of it"
     assert rows[2] == ["2", "3x3", "4-4", "real", "asked:", "keep_real"]
     assert rows[3] == ["4", "3x3", "4-4", "cell", "shortcut:", "adapt"]
     as_a_list = ("--keep-real", '["2"]', "--option", "width=4")
@@ -59,6 +64,22 @@ def test_a_run_of_a_factory_and_what_reads_it_later(command: Command, refused: R
     refused("export", run, "-o", onnx, says=(f"--plugin {factory}",))
     assert command("export", run, "-o", onnx, "--plugin", factory).code == 0
     assert onnx.stat().st_size > 0
+    del HOSTS._entries[factory]
+    moved = own.parent / "elsewhere" / own.name
+    moved.parent.mkdir()
+    own.rename(moved)
+    assert command("evaluate", run, "--plugin", f"{moved}:small").code == 0
+
+
+def test_what_cannot_be_exported_is_told_before_it_is_trained(command: Command, own: Path, tiny: Path) -> None:
+    says = "nasb export will refuse it: export: 1 is a GroupNorm, which the file cannot hold"
+    plan = command("plan", f"{own}:normed", "--input-size", "1x8x8", "--keep-real", "1")
+    assert plan.code == 0, plan.err
+    assert plan.out.splitlines()[-1].startswith(says)
+    options = ("--network.factory", f"{own}:normed", "--network.options", "{}", "--network.keep_real", '["1"]')
+    result = command("run", "--config", tiny, *options, "--architecture", "backbone", "--out", own.parent / "run")
+    assert result.code == 0, result.err
+    assert says.replace("it:", "this network:") in result.err
 
 
 def test_a_factory_of_another_number_of_classes(refused: Refused, own: Path, tiny: Path) -> None:

@@ -197,9 +197,15 @@ def plan_command(arguments: Sequence[str]) -> None:
     if is_rival(values.host):
         raise UserError(f"{values.host}: is a hand-made binary network; nothing of it is converted")
     keep = parse_keep_real(values.keep_real)
-    network, _ = build_target(f"bireal_{host_of(values.host)}", values.input_size, values.option, None, keep)
+    network, shape = build_target(f"bireal_{host_of(values.host)}", values.input_size, values.option, None, keep)
     plan = plan_of(network)
-    print(json.dumps([vars(row) for row in plan.rows], indent=1) if values.json else str(plan))
+    if values.json:
+        print(json.dumps([vars(row) for row in plan.rows], indent=1))
+        return
+    from nasb.deploy.export import refusal
+
+    reason = refusal(network, shape)
+    print(f"{plan}\n{'nasb export holds all of it' if reason is None else f'nasb export will refuse it: {reason}'}")
 
 
 def draw_command(arguments: Sequence[str]) -> None:

@@ -2,8 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from nasb.cli.parsing import parse_run
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def run_command(arguments: Sequence[str]) -> None:
@@ -44,6 +48,7 @@ def _run(command: str, description: str, arguments: Sequence[str], stage: str | 
                 print(line, file=sys.stderr)
             teachers = ", ".join(f"{stage} {name}" for stage, name in pipeline.teachers().items())
             print(f"teachers: {teachers}", file=sys.stderr)
+            _print_refusal(pipeline.networks.backbone(), pipeline.data.input_shape)
         pipeline.run_stages(pipeline.stages() if stage is None else [stage])
         if stage in ("search", None) and first and pipeline.networks.plan is not None:
             from nasb.cells.draw import draw_architecture
@@ -53,6 +58,15 @@ def _run(command: str, description: str, arguments: Sequence[str], stage: str | 
             summary = pipeline.summarize()
             if first:
                 _print_summary(summary, str(out))
+
+
+def _print_refusal(network: "nn.Module", input_shape: tuple[int, int, int]) -> None:
+    """Say it before days of training if the network cannot be exported."""
+    from nasb.deploy.export import refusal
+
+    reason = refusal(network, input_shape)
+    if reason is not None:
+        print(f"note: nasb export will refuse this network: {reason}", file=sys.stderr)
 
 
 def _print_summary(summary: dict[str, object], out: str) -> None:

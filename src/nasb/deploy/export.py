@@ -74,13 +74,7 @@ def export_onnx(
     check_path(path)
     shape = _check_shape(input_shape, preprocessing)
     _check_class_names(class_names)
-    _check_network(module)
-    network = copy.deepcopy(module).cpu().eval()
-    if is_layer(network):
-        network = nn.Sequential(network)  # a layer is called by name in a network; alone it would be traced into
-    found = trace(network, shape, is_layer)
-    lowering = Lowering(found, GraphBuilder(found.names.values()))
-    output = lowering.run()
+    network, lowering, output = _lowered(module, shape)
     classes = lowering.classes
     names = [str(number) for number in range(classes)] if class_names is None else list(class_names)
     if len(names) != classes:
@@ -114,6 +108,26 @@ def export_onnx(
         real_layers=real,
         verification=verification,
     )
+
+
+def refusal(module: nn.Module, input_shape: Sequence[int]) -> str | None:
+    """Return why a network could not be exported, None if it could: to be known before it is trained."""
+    try:
+        _lowered(module, _check_shape(input_shape, None))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _lowered(module: nn.Module, shape: tuple[int, int, int]) -> tuple[nn.Module, Lowering, str]:
+    """Return a copy of a network, its graph as the file holds it, and the name of the output there."""
+    _check_network(module)
+    network = copy.deepcopy(module).cpu().eval()
+    if is_layer(network):
+        network = nn.Sequential(network)  # a layer is called by name in a network; alone it would be traced into
+    found = trace(network, shape, is_layer)
+    lowering = Lowering(found, GraphBuilder(found.names.values()))
+    return network, lowering, lowering.run()
 
 
 def check_path(path: str | Path) -> None:

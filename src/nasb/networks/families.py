@@ -34,6 +34,12 @@ def is_factory(name: str) -> bool:
     return ":" in name
 
 
+def is_moved(reference: str, factory: str) -> bool:
+    """Whether two references name the same function of a file of the same name, wherever the file is."""
+    (file, _, function), (other, _, named) = reference.rpartition(":"), factory.rpartition(":")
+    return file.endswith(".py") and function == named and Path(file).name == Path(other).name
+
+
 def family_host(name: str) -> Host:
     """Return the host ``torchvision/NAME`` or ``timm/NAME``.
 

@@ -126,7 +126,7 @@ def find_host(name: str) -> Host:
     Raises:
         UserError: there is none; or it is a factory, whose code is not run unasked.
     """
-    from nasb.networks.families import family_host, is_factory, is_of_family
+    from nasb.networks.families import family_host, is_factory, is_moved, is_of_family
 
     _register_own_hosts()
     if name in HOSTS:
@@ -134,9 +134,12 @@ def find_host(name: str) -> Host:
     if is_of_family(name):
         return family_host(name)
     if is_factory(name):
+        moved = [own for own in HOSTS if is_moved(name, own)]
+        if len(moved) == 1:  # the user has named it from another folder, or another machine
+            return HOSTS[moved[0]]
         raise UserError(
-            f"{name}: is a factory, whose code is run only where you name it: --plugin {name} (in Python: "
-            f'nasb.register_factory("{name}"))'
+            f"{name}: is a factory, whose code is run only where you name it: --plugin {name}, wherever the file is "
+            f'now (in Python: nasb.register_factory("{name}"))'
         )
     known = unknown_name("host network", name, [*HOSTS, *RIVALS])
     raise UserError(f"{known}; one of your own is known by --plugin FILE.py (in Python: nasb.register_host)")
