@@ -138,3 +138,10 @@ def make_images() -> Callable[..., Path]:
         return root
 
     return make
+
+
+def cut(path: Path, share: float = 0.5) -> Path:
+    """Cut a file short."""
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
