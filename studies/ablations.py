@@ -72,8 +72,14 @@ VARIANTS = {
         "every max pooling an average pooling",
         operation=lambda name: "avg_pool_3x3" if name == "max_pool_3x3" else name,
     ),
+    # Without paid operations out of the input its cells have no learned thresholds.
     "free-alone": Variant(
-        "its free operations alone, pruned", operation=lambda name: "none" if OPERATIONS[name].paid else name
+        "its free operations alone, pruned; no learned thresholds", operation=lambda name: "none" if OPERATIONS[name].paid else name
+    ),
+    "free-alone-rsign": Variant(
+        "its free operations alone, pruned; learned thresholds",
+        cell=(("learned_threshold", True),),
+        operation=lambda name: "none" if OPERATIONS[name].paid else name,
     ),
     "paid-alone": Variant(
         "its paid operations alone, pruned", operation=lambda name: name if OPERATIONS[name].paid else "none"
