@@ -74,7 +74,7 @@ VARIANTS = {
     ),
     # Without paid operations out of the input its cells have no learned thresholds.
     "free-alone": Variant(
-        "its free operations alone, pruned; no learned thresholds", operation=lambda name: "none" if OPERATIONS[name].paid else name
+        "its free operations alone, pruned", operation=lambda name: "none" if OPERATIONS[name].paid else name
     ),
     "free-alone-rsign": Variant(
         "its free operations alone, pruned; learned thresholds",
