@@ -7,6 +7,7 @@ The network is that of seed 0 of METHOD in results/architectures; its settings a
 """
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from nasb.cells.operations import OPERATIONS
 RESULT = ROOT / "results" / "ablation.csv"
 METHOD = "nasb-1.37"
 PRETRAIN = EPOCHS // 3
+WIDE = 19
+"""Channels that cost about as many OPs as METHOD's paid operations."""
 NOTE = "studies/ablations.py"
 
 
@@ -37,6 +40,8 @@ class Variant:
     """Options of the architecture's cells."""
     operation: Callable[[str], str] = _same
     """What stands on an edge instead of an operation."""
+    options: tuple[tuple[str, Any], ...] = ()
+    """Options of the host."""
     flags: tuple[tuple[str, str], ...] = ()
     """Flags of the run."""
 
@@ -47,7 +52,7 @@ class Variant:
             name: prune((replace(edge, operation=self.operation(edge.operation)) for edge in edges), cell.nodes)
             for name, edges in architecture.cells.items()
         }
-        return replace(architecture, cell=cell, cells=cells)
+        return replace(architecture, cell=cell, cells=cells, options={**architecture.options, **dict(self.options)})
 
 
 def _pretrained(activations: str) -> tuple[tuple[str, str], ...]:
@@ -81,6 +86,12 @@ VARIANTS = {
         cell=(("learned_threshold", True),),
         operation=lambda name: "none" if OPERATIONS[name].paid else name,
     ),
+    "free-alone-rsign-wide": Variant(
+        f"its free operations alone, pruned; learned thresholds; {WIDE} channels in place of 16",
+        cell=(("learned_threshold", True),),
+        operation=lambda name: "none" if OPERATIONS[name].paid else name,
+        options=(("width", WIDE),),
+    ),
     "paid-alone": Variant(
         "its paid operations alone, pruned", operation=lambda name: name if OPERATIONS[name].paid else "none"
     ),
@@ -98,11 +109,13 @@ def train(name: str, data: str, root: str, out: Path) -> dict[str, Any]:
     cell = replace(searched.cell, branch_gain=round(trial[1], 4))
     file = out / data / "ablations" / f"{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    variant.change(replace(searched, cell=cell)).save(file)
+    changed = variant.change(replace(searched, cell=cell))
+    changed.save(file)
     flags = run_flags(data, root, method, seed) | method.settings(*trial) | dict(variant.flags)
     del flags["cell.branch_gain"]  # the architecture has it
     folder = file.with_suffix("")
-    nasb("run", flags | {"architecture": str(file)}, folder)
+    flags |= {"architecture": str(file), "network.options": json.dumps(dict(changed.options))}
+    nasb("run", flags, folder)
     return result_row(job, method, folder, 0.0) | {"variant": variant.label, "note": NOTE}
 
 
