@@ -371,7 +371,7 @@ def final(runner: Runner, names: list[str]) -> None:
             continue
         flags = run_flags(job.set, runner.roots[job.set], METHODS[job.method], job.seed)
         flags = {key: value for key, value in flags.items() if key.startswith("data.")}
-        words = ["evaluate", job.model(), "--part", "test", "--json", *_words(flags)]
+        words: list[str | Path] = ["evaluate", job.model(), "--part", "test", "--json", *_words(flags)]
         result = subprocess.run(
             [Path(sys.executable).parent / "nasb", *words],
             env=os.environ | ENVIRONMENT, check=True, capture_output=True, text=True,
