@@ -144,7 +144,7 @@ def test_a_given_architecture_brings_its_cells(
     replace(given, cell=replace(given.cell, shortcut="avgmax", activation="prelu")).save(file)
     flags = ["--pretrain.epochs", "0", "--finetune.epochs", "1", "--cell.activation", "rprelu", "--cell.bases", "1"]
     assert run("run", "--config", tiny, *flags, "--architecture", file, "--out", tmp_path / "run") == 0
-    assert f"{file}; its cells are used, not cell.activation of this run" in capsys.readouterr().out
+    assert f"{file}; its cells are used, not cell.activation of this run" in capsys.readouterr().err
     assert "avgmax" in (tmp_path / "run" / "plan.txt").read_text()
     assert nasb.Architecture.load(tmp_path / "run" / "architecture.json").cell.activation == "prelu"
 
