@@ -145,7 +145,7 @@ def test_a_given_architecture_brings_its_cells(
     flags = ["--pretrain.epochs", "0", "--finetune.epochs", "1", "--cell.activation", "rprelu", "--cell.bases", "1"]
     assert run("run", "--config", tiny, *flags, "--architecture", file, "--out", tmp_path / "run") == 0
     assert f"{file}; its cells are used, not cell.activation of this run" in capsys.readouterr().err
-    assert "avgmax" in (tmp_path / "run" / "plan.txt").read_text()
+    assert "max-pooled" in (tmp_path / "run" / "plan.txt").read_text()
     assert nasb.Architecture.load(tmp_path / "run" / "architecture.json").cell.activation == "prelu"
 
 
