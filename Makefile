@@ -45,7 +45,7 @@ quickstart: setup
 	$(BIN)/nasb draw runs/quickstart -o runs/quickstart/architecture.png
 	$(BIN)/nasb export runs/quickstart -o runs/quickstart/model.onnx
 	@if test -x $(BIN)/nasb-engine; then $(BIN)/nasb bench runs/quickstart/model.onnx --against torch; \
-		else echo "the engine is not installed (make setup says why): model.onnx runs in any ONNX runtime"; fi
+		else echo "the engine is not installed (make setup says why): model.onnx runs in ONNX Runtime"; fi
 
 # As many processes as cores, one thread of torch each; a file's tests stay together, and with them what they share.
 test: setup

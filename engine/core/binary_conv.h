@@ -86,7 +86,8 @@ class BinaryConv {
   AlignedVector<uint8_t> lookup_;  // [group][block][nibble][kBlock]
   std::vector<Entry> entries_;
   int entry_step_ = 1, wrap_ = -1, code_rows_ = 0;
-  int half_ = 0;  // pixels of the first of two runs that make the pairs of a flat 1x1; 0: pairs are neighbours
+  int columns_ = 0;  // of codes that one work item makes
+  int half_ = 0;     // pixels of the first of two runs that make the pairs of a flat 1x1; 0: pairs are neighbours
   int joined_begin_ = 0, joined_end_ = 0;  // entries whose pixels, and their words' nibbles, stand side by side
   bool narrow_ = false;                    // ... once their words, of 16 channels each, are closed up
   std::vector<uint32_t> blank_;            // a pixel outside of the image: its words and, of each nibble, its state

@@ -91,7 +91,8 @@ void BinaryConv::pack_for_lookup() {
   tile_ += tile_ % 2 && tiles > 1;
   thread_bytes_ = aligned(sizeof(void*) * tile_) + aligned(sizeof(float) * 2 * tile_) +
                   aligned(sizeof(uint16_t) * 2 * tile_ * kBlock * isa_.lut_blocks);
-  if (narrow_) thread_bytes_ = std::max(thread_bytes_, aligned(sizeof(uint16_t) * f.in_width));
+  columns_ = std::max(1, 4096 / pixel_nibbles);
+  if (narrow_) thread_bytes_ = std::max(thread_bytes_, aligned(2 * sizeof(uint16_t) * columns_));
 }
 
 void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, ThreadPool& pool, uint8_t* shared,
@@ -103,7 +104,7 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
     const bool inside = y >= 0 && y < f.in_height && x >= 0 && x < f.in_width;
     return inside ? signs + ((static_cast<size_t>(y) * f.in_width + x) * f.groups + group) * group_words_ : nullptr;
   };
-  const int per_item = std::max(1, 4096 / pixel_nibbles), items_a_row = (row + per_item - 1) / per_item;
+  const int items_a_row = (row + columns_ - 1) / columns_;
   const int pixels = f.pixels(), pairs = (pixels + 1) / 2, tiles = (pairs + tile_ - 1) / tile_;
   // Codes of one column for one group; a null pointer is a pixel outside of the image.
   const auto column = [&](const uint32_t* first, const uint32_t* second, uint16_t* to) {
@@ -115,24 +116,24 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
     for (int n = 0; n < group_nibbles_ && !second; ++n) to[n] |= static_cast<uint16_t>(outside_[n] << 9);
   };
   const auto fill = [&](int item, int thread) {
-    const int r = item / items_a_row, begin = item % items_a_row * per_item, end = std::min(row, begin + per_item);
+    const int r = item / items_a_row, begin = item % items_a_row * columns_, end = std::min(row, begin + columns_);
     const int y = r - f.pad_top;
     for (int i = begin; i < end; ++i) {
       const Entry& entry = entries_[i];
       uint16_t* to = codes + (static_cast<size_t>(r) * row + i) * pixel_nibbles;
       if (i >= joined_begin_ && i < joined_end_ && y >= 0 && y < f.in_height) {
-        const int stop = std::min(end, joined_end_), apart = entry.second - entry.first;
-        const uint32_t* words = pixel(y, entry.first, 0);
-        const uint8_t* bytes = reinterpret_cast<const uint8_t*>(words);
-        size_t pixel_bytes = sizeof(uint32_t) * f.groups * group_words_;
+        const int columns = std::min(end, joined_end_) - i;
+        const uint32_t *first = pixel(y, entry.first, 0), *second = pixel(y, entry.second, 0);
+        const uint8_t *a = reinterpret_cast<const uint8_t*>(first), *b = reinterpret_cast<const uint8_t*>(second);
         if (narrow_) {  // words of 16 channels are half empty: they are closed up
           uint16_t* halves = reinterpret_cast<uint16_t*>(threads + thread_bytes_ * thread);
-          for (int x = 0; x < stop - i + apart; ++x) halves[x] = static_cast<uint16_t>(words[x]);
-          bytes = reinterpret_cast<const uint8_t*>(halves);
-          pixel_bytes = sizeof(uint16_t);
+          for (int x = 0; x < columns; ++x) halves[x] = static_cast<uint16_t>(first[x]);
+          for (int x = 0; x < columns; ++x) halves[columns + x] = static_cast<uint16_t>(second[x]);
+          a = reinterpret_cast<const uint8_t*>(halves);
+          b = reinterpret_cast<const uint8_t*>(halves + columns);
         }
-        isa_.pair_codes(bytes, bytes + apart * pixel_bytes, to, (stop - i) * pixel_nibbles);
-        i = stop - 1;
+        isa_.pair_codes(a, b, to, columns * pixel_nibbles);
+        i += columns - 1;
         continue;
       }
       for (int g = 0; g < f.groups; ++g, to += group_nibbles_)

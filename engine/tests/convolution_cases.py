@@ -122,6 +122,8 @@ CORNERS = (
     Case(inputs=256, outputs=256, size=(14, 14)),
     Case(inputs=512, outputs=512, size=(7, 7)),
     Case(inputs=64, outputs=128, size=(56, 56), stride=(2, 2)),
+    Case(inputs=16, outputs=16, size=(56, 56), kernel=(1, 1), pads=(0, 0, 0, 0)),
+    Case(inputs=16, outputs=16, size=(3, 1100)),
     Case(inputs=600, outputs=64, size=(7, 7), kernel=(7, 7), pads=(3, 3, 3, 3)),
     Case(inputs=600, outputs=600, size=(1, 1), kernel=(1, 1), pads=(0, 0, 0, 0), batch=5),
     Case(inputs=2048, outputs=65, size=(2, 2), kernel=(1, 1), pads=(0, 0, 0, 0)),

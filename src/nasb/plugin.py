@@ -2,8 +2,6 @@
 
 import runpy
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from nasb.errors import UserError
@@ -11,16 +9,10 @@ from nasb.errors import UserError
 _LOADED: set[Path] = set()
 
 
-@contextmanager
-def importing_from(*folders: Path) -> Iterator[None]:
-    """Let imports find modules of some folders, as those beside the user's file."""
-    added = [str(folder.resolve()) for folder in folders]
-    sys.path[:0] = added
-    try:
-        yield
-    finally:
-        for folder in added:
-            sys.path.remove(folder)
+def import_from(folder: Path) -> None:
+    """Let imports find what lies in a folder, now and when the user's code runs later."""
+    if str(folder.resolve()) not in sys.path:
+        sys.path.append(str(folder.resolve()))
 
 
 def load_plugin(path: str) -> None:
@@ -39,9 +31,9 @@ def load_plugin(path: str) -> None:
     file = Path(path).resolve()
     if file in _LOADED:
         return
+    import_from(file.parent)
     try:
-        with importing_from(file.parent):
-            runpy.run_path(path)
+        runpy.run_path(path)
     except (Exception, SystemExit) as error:
         raise UserError(f"plugin: {path} failed: {type(error).__name__}: {error}") from None
     _LOADED.add(file)

@@ -153,6 +153,7 @@ def test_a_table_of_an_earlier_version_holds_for_the_options_that_it_does_not_na
     older = {key: value for key, value in wanted["cell"].items() if "threshold" not in key}
     table = write_table(tmp_path / "t.json", table_values(backbone, network=wanted | {"cell": older}))
     table.check_network(wanted)
+    table.check_network(network_key("resnet20", {}, 10, (3, 32, 32), CellConfig(thresholds="edge")), own=True)
     other = network_key("resnet20", {}, 10, (3, 32, 32), CellConfig(learned_threshold=True, thresholds="edge"))
     with pytest.raises(UserError, match=r"--option learned_threshold=true --option thresholds=edge"):
         table.check_network(other)

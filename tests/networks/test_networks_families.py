@@ -112,10 +112,9 @@ def test_a_factory_of_a_package(registered):
 def test_a_module_of_the_working_directory(file, monkeypatch):
     monkeypatch.chdir(file.parent)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
-    before = list(sys.path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     register_factory("mine:small")
     assert isinstance(create_host("mine:small", num_classes=3), nn.Sequential)
-    assert sys.path == before
 
 
 def test_an_architecture_does_not_run_code_that_it_names(file):
@@ -188,22 +187,29 @@ def test_a_family_is_known_without_torch():
 
 
 CNN_BESIDE = """
-from beside_layers import WIDTH
+import nasb
+from beside_KIND_first import WIDTH
 from torch import nn
 
+@nasb.register_host("beside KIND", input_shape=(3, 8, 8), num_classes=10)
 def make(num_classes=10, in_channels=3):
+    from beside_KIND_later import WIDTH  # while the network is made
     return nn.Sequential(nn.Conv2d(in_channels, WIDTH, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                          nn.Linear(WIDTH, num_classes))
 """
 
 
 def test_a_file_may_import_what_lies_beside_it(tmp_path, monkeypatch):
-    for name, content in (("beside_layers.py", "WIDTH = 4"), ("beside_cnn.py", CNN_BESIDE)):
-        (tmp_path / name).write_text(content)
-    monkeypatch.delitem(sys.modules, "beside_layers", raising=False)
-    before = list(sys.path)
-    register_factory(f"{tmp_path}/beside_cnn.py:make")
-    load_plugin(str(tmp_path / "beside_cnn.py"))
-    assert sys.path == before
-    host = create_host(f"{tmp_path}/beside_cnn.py:make", num_classes=3)
-    assert host[0].out_channels == 4
+    made = []
+    for kind in ("factory", "plugin"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        for module in ("first", "later"):
+            (folder / f"beside_{kind}_{module}.py").write_text("WIDTH = 4")
+        (folder / "cnn.py").write_text(CNN_BESIDE.replace("KIND", kind))
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        made.append(f"{folder}/cnn.py")
+    register_factory(f"{made[0]}:make")
+    assert create_host(f"{made[0]}:make", num_classes=3)[0].out_channels == 4
+    load_plugin(made[1])
+    assert create_host("beside plugin", num_classes=3)[0].out_channels == 4

@@ -187,11 +187,46 @@ class TwoSettings(Small):
         return F.relu(self.shared.bn(super().inner(y)))  # type: ignore[operator]
 
 
-def test_a_kernel_may_be_read_with_two_settings() -> None:
+class TwoSettingsOfALayer(Small):
+    """The same with a layer of its own as the owner, which is called, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+
+    def inner(self, x: Tensor) -> Tensor:
+        y = self.conv(x) + F.conv2d(x, self.conv.weight, padding=2, dilation=2)
+        return super().inner(y + F.conv2d(x, self.conv.weight, padding=1))
+
+
+@pytest.mark.parametrize("kind", [TwoSettings, TwoSettingsOfALayer])
+def test_a_kernel_may_be_read_with_two_settings(kind: type[Small]) -> None:
     torch.manual_seed(0)
-    host, x = TwoSettings().eval(), torch.randn(2, *SHAPE)
+    host, x = kind().eval(), torch.randn(2, *SHAPE)
     expected = host(x)
+    assert nasb.convert(host, SHAPE).eval()(x).shape == expected.shape
     torch.testing.assert_close(trace(host, SHAPE)(x), expected)
+
+
+class TwoNorms(TwoViews):
+    """The shared 1x1 of a shortcut has a batch norm for each view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(16) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        views, block = [], self.block
+        for view, norm in zip((x[:, :3], x[:, 3:]), self.norms, strict=True):
+            y = F.relu(self.stem(view))
+            branch = block.wide(F.relu(block.conv(F.relu(block.narrow(y)))))
+            views.append(F.relu(branch + norm(block.downsample[0](y))))
+        return self.fc(F.adaptive_avg_pool2d(torch.cat(views, 1), 1).flatten(1))  # type: ignore[no-any-return]
+
+
+def test_a_shortcut_with_two_batch_norms_is_refused() -> None:
+    with pytest.raises(UserError, match=r"calls of block\.downsample\.0 have different batch norms"):
+        nasb.convert(TwoNorms(), (6, 16, 16))
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")

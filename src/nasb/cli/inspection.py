@@ -174,7 +174,8 @@ def _latency(target: str, given: str | None, network: "nn.Module", shape: tuple[
             f"--input-size is {'x'.join(map(str, shape))}: milliseconds are predicted at the architecture's own size, "
             f"{'x'.join(map(str, architecture.input_shape))}"
         )
-    return {"predicted_ms": table.predict_architecture(architecture, network), "conditions": table.conditions}
+    predicted = table.predict_architecture(architecture, network, own=given is None)
+    return {"predicted_ms": predicted, "conditions": table.conditions}
 
 
 def plan_command(arguments: Sequence[str]) -> None:

@@ -200,8 +200,13 @@ class LatencyTable:
         threads = f"{get['threads']} thread{'' if get['threads'] == 1 else 's'}"
         return f"{get['cpu']}, {get['kernel']}, {threads}, engine {get['engine']}, {get['date']}"
 
-    def check_network(self, wanted: Mapping[str, Any]) -> None:
+    def check_network(self, wanted: Mapping[str, Any], *, own: bool = False) -> None:
         """Refuse a table that was made for another network.
+
+        Args:
+            wanted: the network (`network_key`).
+            own: the table is a run's own copy, which was checked when the run began; of the cell's options those count
+                that it names.
 
         Raises:
             UserError: names the first difference, and how the right table is made.
@@ -209,7 +214,7 @@ class LatencyTable:
         for key in dict.fromkeys((*wanted, "keep_real")):
             value, known = wanted.get(key), self.network.get(key)
             if key == "cell" and isinstance(known, dict):  # an earlier version wrote fewer options of it
-                known = {option: getattr(CellConfig(), option) for option in TIMED_OPTIONS} | known
+                known = (wanted[key] if own else network_key("", {}, 0, (), CellConfig())[key]) | known
             if known == value:
                 continue
             raise UserError(
@@ -255,14 +260,14 @@ class LatencyTable:
         )
         return self.backbone_ms + sum(added)
 
-    def predict_architecture(self, architecture: Architecture, network: nn.Module) -> float:
-        """Return the milliseconds of an architecture's network.
+    def predict_architecture(self, architecture: Architecture, network: nn.Module, *, own: bool = False) -> float:
+        """Return the milliseconds of an architecture's network; `own` as in `check_network`.
 
         Raises:
             UserError: the table was made for another network, or has no entry for an operation.
         """
         a = architecture
-        self.check_network(network_key(a.host, a.options, a.num_classes, a.input_shape, a.cell, a.keep_real))
+        self.check_network(network_key(a.host, a.options, a.num_classes, a.input_shape, a.cell, a.keep_real), own=own)
         return self.predict(network, a.cells)
 
 

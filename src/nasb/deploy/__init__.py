@@ -1,4 +1,4 @@
-"""From a trained network to one file for any ONNX runtime: packing, folding, lowering, verification."""
+"""From a trained network to one ONNX file: packing, folding, lowering, verification."""
 
 from nasb.deploy.export import check_path, export_model, export_onnx
 from nasb.deploy.report import Export

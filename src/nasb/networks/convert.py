@@ -104,7 +104,7 @@ def _copied(host: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(host)
     except (RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"convert: {type(host).__name__} cannot be copied: {reason}; of a layer with "
             "torch.nn.utils.weight_norm or spectral_norm take that off first (remove_weight_norm, remove_spectral_norm)"
@@ -262,6 +262,8 @@ class _Conversion:
         if side is not None and not self._is_placed(side) and self._conv(side).stride != (1, 1):
             calls = [node for node in self.roles.real if node.target == side.target]
             norms = [analysis.unit_of(self.traced, call).bn for call in calls]
+            if len({None if norm is None else norm.target for norm in norms}) > 1:
+                raise UserError(f"convert: the calls of {side.target} have different batch norms behind them")
             shape = analysis.conv_shape(self.traced, side)
             self.traced.add_submodule(str(side.target), self._conv_shortcut(shape, side))
             for call, bn in zip(calls, norms, strict=True):

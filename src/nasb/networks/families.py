@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasb.errors import UserError, unknown_name
 from nasb.networks.registry import HOSTS, Host
-from nasb.plugin import importing_from
+from nasb.plugin import import_from
 
 if TYPE_CHECKING:
     from torch import nn
@@ -159,9 +159,9 @@ def _attributes(where: str) -> dict[str, Any]:
     is_file = where.endswith(".py")
     if is_file and not Path(where).is_file():
         raise UserError(f"factory: {where}: there is no such file")
+    import_from(Path(where).parent if is_file else Path.cwd())
     try:
-        with importing_from(*([Path(where).parent] if is_file else []), Path.cwd()):
-            return runpy.run_path(where) if is_file else vars(importlib.import_module(where))
+        return runpy.run_path(where) if is_file else vars(importlib.import_module(where))
     except (Exception, SystemExit) as error:
         raise UserError(f"factory: {where} cannot be imported: {type(error).__name__}: {error}") from None
 

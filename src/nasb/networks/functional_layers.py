@@ -137,6 +137,8 @@ def _place(traced: torch.fx.GraphModule, weight: str, kind: str, layer: nn.Modul
             container.add_module(name, child)
         traced.set_submodule(owner, container)
         return _enter(traced, f"{owner}.{kind}", layer)
+    if owner and called:  # a layer is no place for another one, since it may become a cell
+        return _enter(traced, f"{owner}_{parameter}_{kind}", layer)
     return _enter(traced, f"{owner}.{parameter}_{kind}" if owner else f"{parameter}_{kind}", layer)
 
 

@@ -217,7 +217,8 @@ def _build(
     except UserError:
         raise
     except Exception as error:  # it may be of another library, or of the user
-        reason = str(error) or type(error).__name__
+        plain = isinstance(error, TypeError | ValueError | RuntimeError)
+        reason = str(error) if plain else f"{type(error).__name__}: {error}"
         raise UserError(f"{name}: cannot be built with {options}: {reason}") from None
 
 

@@ -124,9 +124,7 @@ class RunNetworks:
             )
 
     def _check_files(self) -> None:
-        """Refuse names that a later stage would stumble over, and an architecture that does not fit the host."""
-        if self.given is not None:
-            self.given.build(self.host())
+        """Refuse names that a later stage would stumble over."""
         for name in self.config.search.operations or ():
             OPERATIONS[name]  # raises with the closest known names
         if self.config.architecture == "search":
@@ -153,6 +151,7 @@ class RunNetworks:
         ):
             if theirs != ours:
                 raise UserError(f"{self.config.architecture}: {key} is {theirs!r}, but this run's is {ours!r}")
+        given.build(self.host())  # refuses cells that the host has not
         return given
 
     def other_cells(self) -> list[str]:
@@ -185,7 +184,8 @@ class RunNetworks:
                 self.data.input_shape,
                 self.cell,
                 network.keep_real,
-            )
+            ),
+            own=kept.exists(),
         )
         if self.given is None:
             check_table(table, backbone, search.operations)

@@ -339,7 +339,7 @@ class Pipeline:
         if self.networks.table is None:
             return {}
         return {
-            "predicted_ms": self.networks.table.predict_architecture(architecture, network),
+            "predicted_ms": self.networks.table.predict_architecture(architecture, network, own=True),
             "backbone_ms": self.networks.table.backbone_ms,
             "budget_ms": self.config.search.budget_ms,
             "device": dict(self.networks.table.device),
