@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import subprocess
 import zlib
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nasb_engine import latency
+from nasb_engine import EngineError, latency
 from tiny_models import MODELS
 
 Engine = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -167,3 +168,16 @@ def test_where_there_is_no_terminal_one_line_tells_the_time() -> None:
     for share in (0.01, 0.1, 0.5):
         bar(share)
     assert log.getvalue() == "measuring: about 18 s\n"
+
+
+def test_a_link_stays_one_and_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("old")
+    link = tmp_path / "table.json"
+    link.symlink_to("real.json")
+    latency.check_output(str(link))
+    latency.write_table(str(link), {"a": 1})
+    assert link.is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text()) == {"a": 1}
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(EngineError, match="not a regular file"):
+        latency.check_output(str(tmp_path / "pipe"))

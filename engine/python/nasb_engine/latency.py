@@ -240,7 +240,7 @@ def check_output(path: str) -> None:
     Raises:
         EngineError: names it.
     """
-    folder = Path(os.path.realpath(path)).parent
+    folder = Path(os.path.realpath(path)).parent if Path(path).is_symlink() else Path(path).parent
     if Path(path).is_dir():
         raise EngineError(f"{path}: is a directory; give the name of a file, e.g. {Path(path) / 'table.json'}")
     if Path(path).exists() and not Path(path).is_file():
