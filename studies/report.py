@@ -78,7 +78,8 @@ SCREENED = (
 TAU = (
     "Kendall's tau (n; p value) between what a search says of architectures and their validation Top-1 after training, "
     "over pairs of the same budget: of random ones, and with the searched ones, which `regression` has found. One "
-    "search for each strategy (studies/search_score.py). Strategies evolution, tpe and nsga2 train the shared weights "
+    "search for each strategy (studies/search_score.py); darts, whose steps run all operations, has fewer epochs, "
+    "in about the time of the slowest of the others. Strategies evolution, tpe and nsga2 train the shared weights "
     "as random does and have no score but their loss, so that they know the same. Above 0 the search agrees with the "
     "training; the standard error is about 0.2. Seconds are those of two jobs side by side, and no benchmark."
 )

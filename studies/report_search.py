@@ -117,9 +117,9 @@ def tau_table(claim: Claim, rows: Sequence[Row]) -> str:
                 line.append(str(tau))
                 if which == 0 and not searched:
                     taus[strategy] = tau.value
-        lines.append([*line, of_search[0]["search_seconds"]])
+        lines.append([*line, of_search[0]["epochs"], of_search[0]["search_seconds"]])
     header = ("strategy", "data", "searched at", "random ones: own score", "minus the shared weights' loss",
-              "with searched ones: own score", "minus the shared weights' loss", "search, s")  # fmt: skip
+              "with searched ones: own score", "minus the shared weights' loss", "epochs", "search, s")  # fmt: skip
     text = table(header, lines, left=2)
     if not taus:
         return text

@@ -2,12 +2,12 @@
 
     python studies/search_score.py --root DATA --runs RUNS [--strategies NAME ...]
 
-Each strategy searches once as claim.py's searched method of that budget does, but for its name; then its network scores
-every architecture in results/architectures, random and searched ones, trained yet or not: by its own score
-(`SearchStage.score`: what alpha has gained), and by the loss of the shared weights on the alpha part, which is all that
-strategies have that judge whole architectures. A row for each strategy and architecture in results/search-score.csv;
-studies/report.py makes Kendall's tau of scores and trained accuracies of them. Architectures that are added later are
-scored as long as the search's run directory is there.
+Each strategy searches once as claim.py's searched method of that budget does, but for its name (and darts for fewer
+epochs, see EPOCHS); then its network scores every architecture in results/architectures, random and searched ones,
+trained yet or not: by its own score (`SearchStage.score`: what alpha has gained), and by the loss of the shared weights
+on the alpha part, which is all that strategies have that judge whole architectures. A row for each strategy and
+architecture in results/search-score.csv; studies/report.py makes Kendall's tau of scores and trained accuracies of
+them. Architectures that are added later are scored as long as the search's run directory is there.
 """
 
 import argparse
@@ -25,7 +25,10 @@ from nasb.search import STRATEGIES
 from nasb.training.pipeline import Pipeline
 
 RESULT = ROOT / "results" / "search-score.csv"
-COLUMNS = ("set", "strategy", "budget", "method", "seed", "score", "shared_loss", "search_seconds", "commit")
+COLUMNS = ("set", "strategy", "budget", "epochs", "method", "seed", "score", "shared_loss", "search_seconds", "commit")
+EPOCHS = {"darts": {"search.epochs": "3", "search.warmup_epochs": "1"}}
+"""Flags of strategies whose epochs are not those of claim.py's searches: a step of darts runs all operations, and takes
+many times as long as a sampled path. So it has about the time of the slowest of the others."""
 
 
 def architectures(data: str) -> dict[tuple[str, str], Path]:
@@ -63,17 +66,18 @@ def main() -> None:
         folder = given.runs / given.set / "search-score" / strategy
         if done and not folder.exists():
             continue
+        flags = search_flags(run_flags(given.set, given.root, method, 0), method) | EPOCHS.get(strategy, {})
         nasb(
             "search",
-            search_flags(run_flags(given.set, given.root, method, 0), method)
-            | {"search.strategy": strategy, "search.race_epochs": "0", "search.derive_candidates": "1"},
+            flags | {"search.strategy": strategy, "search.race_epochs": "0", "search.derive_candidates": "1"},
             folder,
         )
         seconds = json.loads((folder / "stages.json").read_text())["search"]["seconds"]
         there = {(row["method"], row["seed"]) for row in done}
         missing = {key: file for key, file in architectures(given.set).items() if key not in there}
         for key, (score, loss) in zip(missing, scores(folder, list(missing.values())), strict=True):
-            row = (*of_strategy, *key, f"{score:.5f}", f"{loss:.5f}", f"{seconds:.0f}", commit())
+            found = (f"{score:.5f}", f"{loss:.5f}", f"{seconds:.0f}", commit())
+            row = (*of_strategy, flags["search.epochs"], *key, *found)
             append(RESULT, COLUMNS, dict(zip(COLUMNS, row, strict=True)))
         print(f"{strategy}: {len(missing)} architectures scored", flush=True)
 
