@@ -14,7 +14,7 @@ namespace {
 
 struct Candidate {
   const char* name;
-  const Isa* isa;  // null: not compiled for this architecture
+  const Isa& (*isa)();  // null: not compiled for this architecture; else called only where it is supported
   BinaryKernel kernel;
   bool supported;
 };
@@ -28,12 +28,12 @@ std::vector<Candidate> candidates() {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   const bool popcount = avx512 && __builtin_cpu_supports("avx512vpopcntdq");
-  c.push_back({"avx512_vpopcntdq", &isa_avx512_vpopcntdq(), BinaryKernel::kWords, popcount});
-  c.push_back({"avx512", &isa_avx512(), BinaryKernel::kLookup, avx512});
-  c.push_back({"avx2", &isa_avx2(), BinaryKernel::kLookup, avx2});
+  c.push_back({"avx512_vpopcntdq", isa_avx512_vpopcntdq, BinaryKernel::kWords, popcount});
+  c.push_back({"avx512", isa_avx512, BinaryKernel::kLookup, avx512});
+  c.push_back({"avx2", isa_avx2, BinaryKernel::kLookup, avx2});
   c.push_back({"neon", nullptr, BinaryKernel::kLookup, false});
 #elif defined(__aarch64__)
-  c.push_back({"neon", &isa_neon(), BinaryKernel::kLookup, true});
+  c.push_back({"neon", isa_neon, BinaryKernel::kLookup, true});
   c.push_back({"avx512_vpopcntdq", nullptr, BinaryKernel::kLookup, false});
   c.push_back({"avx512", nullptr, BinaryKernel::kLookup, false});
   c.push_back({"avx2", nullptr, BinaryKernel::kLookup, false});
@@ -43,14 +43,14 @@ std::vector<Candidate> candidates() {
   c.push_back({"avx2", nullptr, BinaryKernel::kLookup, false});
   c.push_back({"neon", nullptr, BinaryKernel::kLookup, false});
 #endif
-  c.push_back({"portable", &isa_portable(), BinaryKernel::kWords, true});
+  c.push_back({"portable", isa_portable, BinaryKernel::kWords, true});
   return c;
 }
 
 // For tests alone: NASB_TEST_FAULT=KERNEL:PART makes that part of a kernel leave out the last channel while it is
 // checked, which the check has to find.
 Isa with_fault(const Candidate& c) {
-  Isa isa = *c.isa;
+  Isa isa = c.isa();
   const char* fault = std::getenv("NASB_TEST_FAULT");
   const std::string prefix = std::string(c.name) + ":";
   if (!fault || std::strncmp(fault, prefix.c_str(), prefix.size()) != 0) return isa;
@@ -110,7 +110,7 @@ const State& state() {
       info.verified = info.supported && info.note.empty();
       if (info.verified && made.best < 0) made.best = static_cast<int>(made.infos.size());
       made.infos.push_back(info);
-      made.choices.push_back({c.name, c.kernel, c.isa});
+      made.choices.push_back({c.name, c.kernel, c.supported ? &c.isa() : nullptr});
     }
     // The plain kernels compute sums; what is real-valued stays with the best set, so that results agree.
     if (made.best >= 0) {
