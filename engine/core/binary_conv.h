@@ -92,6 +92,7 @@ class BinaryConv {
   bool narrow_ = false;                    // ... once their words, of 16 channels each, are closed up
   std::vector<uint32_t> blank_;            // a pixel outside of the image: its words and, of each nibble, its state
   std::vector<uint8_t> outside_;
+  std::vector<uint16_t> blank_codes_;  // of a pair outside of the image, all groups
   // Words:
   AlignedVector<uint32_t> words_;  // [group][block][slice][word][kSlice]
   bool copies_ = false;            // the input gets a border

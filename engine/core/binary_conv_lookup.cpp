@@ -85,6 +85,8 @@ void BinaryConv::pack_for_lookup() {
   blank_.assign(group_words_, 0);
   outside_.assign(group_nibbles_, pad_value_ == 0 ? kOutside : pad_value_ > 0 ? 0 : 15);
   if (pad_value_ < 0 && inputs % 4) outside_.back() = static_cast<uint8_t>((1 << inputs % 4) - 1);
+  for (int g = 0; g < f.groups; ++g)
+    for (const uint8_t state : outside_) blank_codes_.push_back(static_cast<uint16_t>(state << 4 | state << 9));
   const int most = isa_.lut_blocks > 1 && blocks_ == 1 ? 2 * kTilePairs : kTilePairs;
   const int pairs = (f.pixels() + 1) / 2, tiles = (pairs + most - 1) / most;
   tile_ = (pairs + tiles - 1) / tiles;
@@ -118,10 +120,15 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
   const auto fill = [&](int item, int thread) {
     const int r = item / items_a_row, begin = item % items_a_row * columns_, end = std::min(row, begin + columns_);
     const int y = r - f.pad_top;
+    const bool inside = y >= 0 && y < f.in_height;
     for (int i = begin; i < end; ++i) {
       const Entry& entry = entries_[i];
       uint16_t* to = codes + (static_cast<size_t>(r) * row + i) * pixel_nibbles;
-      if (i >= joined_begin_ && i < joined_end_ && y >= 0 && y < f.in_height) {
+      if (!inside && !entry.second_row) {
+        std::copy(blank_codes_.begin(), blank_codes_.end(), to);
+        continue;
+      }
+      if (i >= joined_begin_ && i < joined_end_ && inside) {
         const int columns = std::min(end, joined_end_) - i;
         const uint32_t *first = pixel(y, entry.first, 0), *second = pixel(y, entry.second, 0);
         const uint8_t *a = reinterpret_cast<const uint8_t*>(first), *b = reinterpret_cast<const uint8_t*>(second);

@@ -1,7 +1,9 @@
-"""nasb-run: the static program, here and for aarch64 under qemu."""
+"""nasb-run: the static program, here, on older CPUs and for aarch64 under qemu."""
 
 import json
 import os
+import platform
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,6 +63,24 @@ def test_pixels_give_what_python_gives(nasb_run: Run, model_file: ModelFile, pic
     np.save(picture.with_suffix(".npy"), np.asarray(image))
     again = scores(nasb_run(model_file(name), picture.with_suffix(".npy"), "--json", "--top", 0, "--threads", 2))
     assert np.array_equal(again, found)
+
+
+@pytest.mark.parametrize(("cpu", "kernel"), [("Nehalem", "portable"), ("Haswell", "avx2")])
+def test_cpus_without_newer_instructions(
+    native: Path, model_file: ModelFile, picture: Path, cpu: str, kernel: str
+) -> None:
+    emulator = shutil.which("qemu-x86_64") or shutil.which("qemu-x86_64-static")
+    if platform.machine() != "x86_64" or emulator is None:
+        pytest.skip("qemu-x86_64 is missing (apt-get install qemu-user), or this is no x86-64")
+    path = model_file("binary_zoo")
+    command = [emulator, "-cpu", cpu, native / "nasb-run", path, picture, "--json", "--top", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    found = scores(done)  # an instruction that the CPU has not would have ended it
+    assert json.loads(done.stdout)["kernel"] == kernel
+    session = nasb_engine.Session(path)
+    assert session.preprocessing is not None
+    expected = session.run(session.preprocessing(Image.open(picture))[None])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_grey_pictures(nasb_run: Run, model_file: ModelFile, picture: Path) -> None:

@@ -3,22 +3,18 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 namespace nasb {
 namespace {
 
 void pair_codes(const uint8_t* __restrict first, const uint8_t* __restrict second, uint16_t* __restrict codes,
                 int count) {
-  const auto two = [&](int i) {
-    const uint32_t a = first[i], b = second[i];
-    return (a & 15) << 4 | (a & 240) << 16 | (b & 15) << 9 | (b & 240) << 21;
-  };
   for (int i = 0; i < count / 2; ++i) {
-    const uint32_t both = two(i);
-    std::memcpy(codes + 2 * i, &both, sizeof both);
+    const uint16_t a = first[i], b = second[i];
+    codes[2 * i] = static_cast<uint16_t>((a & 15) << 4 | (b & 15) << 9);
+    codes[2 * i + 1] = static_cast<uint16_t>((a & 240) | (b & 240) << 5);
   }
-  if (count % 2) codes[count - 1] = static_cast<uint16_t>(two(count / 2));
+  if (count % 2) codes[count - 1] = static_cast<uint16_t>((first[count / 2] & 15) << 4 | (second[count / 2] & 15) << 9);
 }
 
 }  // namespace

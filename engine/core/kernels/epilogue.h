@@ -12,28 +12,28 @@ namespace {
 
 enum { kNoScale, kBias, kScaleBias };
 
-// Where sums come from: floats, or counts of differing bits.
+// Where sums come from, pixel by pixel: floats, or counts of differing bits.
 template <class F>
 struct Sums {
   const float* acc;
   size_t stride;  // from a pixel to the next one
-  F at(int pixel, int lane) const { return F::load(acc + static_cast<size_t>(pixel) * stride + lane); }
+  F at(int lane) const { return F::load(acc + lane); }
+  Sums from(int lane) const { return {acc + lane, stride}; }
+  void next() { acc += stride; }
 };
 template <class F>
 struct Counts {
   const uint16_t* counts;  // [pixels][kBlock]
-  int rows;                // from a pixel to the next one
+  size_t rows;             // from a pixel to the next one
   const float* base;       // [pixels]: the sum where no bit differs
-  F at(int pixel, int lane) const {
-    const size_t row = static_cast<size_t>(pixel) * rows;
-    return F::dots(counts + row * kBlock + lane, base[row]);
-  }
+  F at(int lane) const { return F::dots(counts + lane, *base); }
+  Counts from(int lane) const { return {counts + lane, rows, base}; }
+  void next() { counts += rows * kBlock, base += rows; }
 };
 
 // Up to 32 channels, of which the first kUsed vectors hold all that there are.
 template <class F, int kAffine, bool kResidual, int kRectify, int kUsed, class Source>
-void epilogue_channels(const Epilogue& e, const Source& source, int first_pixel, int pixel_count, int k, int c,
-                       int rest) {
+void epilogue_channels(const Epilogue& e, Source source, int first_pixel, int pixel_count, int k, int rest) {
   constexpr int kLanes = F::kLanes, kVectors = 32 / kLanes;
   constexpr bool kScales = kAffine == kScaleBias, kShifts = kRectify == static_cast<int>(Rectify::kShiftedPrelu);
   constexpr bool kClips = kRectify == static_cast<int>(Rectify::kClip);
@@ -64,10 +64,10 @@ void epilogue_channels(const Epilogue& e, const Source& source, int first_pixel,
   const size_t word_step = sign_outputs > 0 ? e.signs[0].stride : 0;
   uint32_t* word = sign_outputs > 0 ? e.signs[0].words + pixel * word_step + k / 32 : nullptr;
   const uint32_t used = rest < 32 ? (1u << rest) - 1 : ~0u;
-  for (int p = 0; p < pixel_count; ++p) {
+  for (int p = 0; p < pixel_count; source.next(), ++p) {
     NASB_UNROLL for (int g = 0; g < kUsed; ++g) {
       const int lane = g * kLanes;
-      F y = source.at(p, c + lane);
+      F y = source.at(lane);
       if (kScales) y = y * scale[g];
       if (kAffine != kNoScale) y = y + bias[g];
       if (kResidual) y = y + (full ? F::load(residual + lane) : F::load_part(residual + lane, rest - lane));
@@ -107,9 +107,9 @@ void epilogue_rows(const Epilogue& e, const Source source, int first_pixel, int 
   for (int c = 0; c < channel_count; c += 32) {
     const int rest = channel_count - c, k = channel + c;
     if (rest > 16)
-      epilogue_channels<F, kAffine, kResidual, kRectify, kAll>(e, source, first_pixel, pixel_count, k, c, rest);
+      epilogue_channels<F, kAffine, kResidual, kRectify, kAll>(e, source.from(c), first_pixel, pixel_count, k, rest);
     else
-      epilogue_channels<F, kAffine, kResidual, kRectify, kHalf>(e, source, first_pixel, pixel_count, k, c, rest);
+      epilogue_channels<F, kAffine, kResidual, kRectify, kHalf>(e, source.from(c), first_pixel, pixel_count, k, rest);
   }
 }
 
@@ -153,7 +153,7 @@ void epilogue_slice(const Epilogue& e, const float* sums, int first_pixel, int p
 
 // The same from counts [pixel_count * rows][kBlock] of differing bits.
 template <class F>
-void epilogue_counts(const Epilogue& e, const uint16_t* counts, int rows, const float* base, int first_pixel,
+void epilogue_counts(const Epilogue& e, const uint16_t* counts, size_t rows, const float* base, int first_pixel,
                      int pixel_count, int channel, int count) {
   epilogue_residual<F, kScaleBias>(e, Counts<F>{counts, rows, base}, first_pixel, pixel_count, channel, count);
 }

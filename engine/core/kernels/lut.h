@@ -140,22 +140,14 @@ void lut_block(const LutLayer& layer, const LutTile& tile, int block, const Epil
     LutChunk chunk(layer, begin, i + 1 == chunks ? layer.nibbles : triples * (i + 1) / chunks * 3);
     chunk.weights = layer.weights + (static_cast<size_t>(block) * layer.nibbles + begin) * kBlock;
     chunk.first = i == 0;
-    // The next chunk's weights are called into the cache by the way, some lines for each pair.
-    const int next = i + 1 == chunks ? 0 : (triples * (i + 2) / chunks - triples * (i + 1) / chunks) * 3;
-    const uint8_t* ahead = chunk.weights + static_cast<size_t>(triples * (i + 1) / chunks * 3 - begin) * kBlock;
-    const int lines = (next + tile.pair_count - 1) / tile.pair_count;
     int p = 0;
-    for (; p + P <= tile.pair_count; p += P) {
-      for (int line = p * lines; line < (p + P) * lines; ++line)
-        for (int v = 0; v <= lut_block_of<B>(V - 1); ++v)
-          __builtin_prefetch(ahead + (static_cast<size_t>(v) * layer.nibbles + line) * kBlock);
+    for (; p + P <= tile.pair_count; p += P)
       lut_micro<B, P, V>(layer, chunk, tile.pairs + p, tile.counts + 2 * p * kBlock, stride);
-    }
     for (; p < tile.pair_count; ++p)
       lut_micro<B, 1, V>(layer, chunk, tile.pairs + p, tile.counts + 2 * p * kBlock, stride);
   }
   const bool runs = tile.second_pixel >= 0;
-  const int rows = runs ? 2 : 1;  // from a pixel to the next one of its run
+  const size_t rows = runs ? 2 : 1;  // from a pixel to the next one of its run
   for (int c = 0; c < channel_count; c += kBlock) {
     const uint16_t* counts = tile.counts + c / kBlock * stride;
     const int count = channel_count - c < kBlock ? channel_count - c : kBlock;
