@@ -72,6 +72,8 @@ REAL = {
 }
 RUN = "Session.run"
 """The engine itself, its first kernel, from and to channels first."""
+SLOWED = 1.1
+"""A core that takes so much longer for core_speed.cpp's loop than at its best is not ours alone."""
 FIELDS = (
     *("section", "what", "engine_kernel", "peer", "rounds", "engine_ms", "peer_ms", "ratio", "ratio_q1", "ratio_q3"),
     *("threads", "held_to", "note", "others", "cpu", "instruction_sets", "versions", "commit", "date"),
@@ -87,6 +89,7 @@ class Table:
         self.path = Path(arguments.output)
         self.kernels = ["avx2"] if arguments.held else usable()
         self.larq = peers.larq_models()
+        self._core_speed, self.fastest = peers.core_speed(), float("inf")
         commit = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
         )
@@ -134,28 +137,36 @@ class Table:
     def interleave(self, turns: Mapping[str, peers.Turn]) -> dict[str, list[float]]:
         """Return the seconds of a run of each peer, round by round; two rounds before them warm up.
 
-        A round in which other processes had more than `--quiet` of a core is made again; ten times as many at most.
+        A round is made again in which other processes had more than `--quiet` of a core, or in which the core ran
+        slower than SLOWED says, as told between the turns; ten times as many at most, of which the least slow count.
         """
-        names = list(turns)
-        times: dict[str, list[float]] = {name: [] for name in names}
-        shares: list[float] = []
+        names, quiet = list(turns), self.arguments.quiet
+        rounds: list[tuple[float, float, dict[str, float]]] = []
         for number in range(-2, 10 * self.arguments.rounds):
             before, start = processor_seconds(), time.perf_counter()
-            found = {
-                name: turns[name](self.seconds) for name in names[number % len(names) :] + names[: number % len(names)]
-            }
+            found, slowest = {}, self.core_speed()
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                found[name] = turns[name](self.seconds)
+                slowest = max(slowest, self.core_speed())
             (busy, own), elapsed = processor_seconds(), time.perf_counter() - start
             share = max(0.0, (busy - before[0]) - (own - before[1])) / elapsed
             late = number >= 9 * self.arguments.rounds  # better loud rows than none
-            if number < 0 or (share > self.arguments.quiet and not late):
-                continue
-            shares.append(share)
-            for name in names:
-                times[name].append(found[name])
-            if len(shares) == self.arguments.rounds:
+            if number >= 0 and (share <= quiet or late):
+                rounds.append((slowest, share, found))
+            undisturbed = [one for one in rounds if one[0] <= SLOWED * self.fastest] if quiet < 1 else rounds
+            if len(undisturbed) == self.arguments.rounds:
+                rounds = undisturbed
                 break
-        self.common["others"] = f"{np.median(shares):.2f}"
-        return times
+        else:
+            rounds = sorted(rounds, key=lambda one: one[0])[: self.arguments.rounds]
+        self.common["others"] = f"{np.median([share for _, share, _ in rounds]):.2f}"
+        return {name: [found[name] for _, _, found in rounds] for name in names}
+
+    def core_speed(self) -> float:
+        """Return the seconds of the fastest of some loops of core_speed.cpp, made now."""
+        seconds = min(self._core_speed() for _ in range(3))
+        self.fastest = min(self.fastest, seconds)
+        return seconds
 
     def all(self, section: str, what: str, times: Mapping[str, Sequence[float]]) -> None:
         """Append each engine kernel against each peer."""

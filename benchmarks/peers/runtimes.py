@@ -204,13 +204,25 @@ def larq_models() -> bool:
     return True
 
 
+def core_speed() -> Callable[[], float]:
+    """Return what runs the loop of core_speed.cpp and returns its seconds: some 3e-5 on a core of our own."""
+    seconds = _compiled("core_speed").core_speed_seconds
+    seconds.restype = ctypes.c_double
+    return lambda: float(seconds())
+
+
+def _compiled(name: str) -> ctypes.CDLL:
+    """Return a C++ file of this folder as a library."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    library = BUILD / f"{name}.so"
+    command = ["g++", "-O3", "-mavx2", "-mfma", "-shared", "-fPIC", HERE / f"{name}.cpp", "-o", library]
+    subprocess.run(command, check=True)
+    return ctypes.CDLL(str(library))
+
+
 def popcount(channels: int, size: int, signs_OHWI: npt.NDArray[np.uint8]) -> Turn:  # noqa: N803
     """The classic AVX2 kernel of popcount_avx2.cpp."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    library = BUILD / "popcount_avx2.so"
-    command = ["g++", "-O3", "-mavx2", "-mfma", "-shared", "-fPIC", HERE / "popcount_avx2.cpp", "-o", library]
-    subprocess.run(command, check=True)
-    functions = ctypes.CDLL(str(library))
+    functions = _compiled("popcount_avx2")
     functions.popcount_create.restype = ctypes.c_void_p
     scale, x = np.full(channels, 0.01, np.float32), np.random.default_rng(0).standard_normal((size, size, channels))
     x = x.astype(np.float32)
