@@ -31,6 +31,26 @@ struct Counts {
   void next() { counts += rows * kBlock, base += rows; }
 };
 
+constexpr int kKept = 8;  // pixels whose values wait for more_signs
+
+// The signs of `pixel_count` pixels' values [pixel_count][32] for the second reader and those behind it. Apart, so that
+// the loop over all pixels, which mostly have one reader, keeps its registers.
+template <class F>
+__attribute__((noinline)) void more_signs(const Epilogue& e, const float* values, size_t first_pixel, int pixel_count,
+                                          int k, uint32_t used) {
+  constexpr int kVectors = 32 / F::kLanes;
+  for (int s = 1; s < e.sign_outputs; ++s) {
+    const SignOutput& sign = e.signs[s];
+    F threshold[kVectors], v[kVectors];
+    NASB_UNROLL for (int g = 0; g < kVectors; ++g) threshold[g] = F::load(sign.threshold + k + g * F::kLanes);
+    uint32_t* word = sign.words + first_pixel * sign.stride + k / 32;
+    for (int p = 0; p < pixel_count; ++p, word += sign.stride) {
+      NASB_UNROLL for (int g = 0; g < kVectors; ++g) v[g] = F::load(values + p * 32 + g * F::kLanes);
+      *word = F::below(v, threshold) & used;
+    }
+  }
+}
+
 // Up to 32 channels, of which the first kUsed vectors hold all that there are.
 template <class F, int kAffine, bool kResidual, int kRectify, int kUsed, class Source>
 void epilogue_channels(const Epilogue& e, Source source, int first_pixel, int pixel_count, int k, int rest) {
@@ -63,6 +83,7 @@ void epilogue_channels(const Epilogue& e, Source source, int first_pixel, int pi
   const int sign_outputs = e.sign_outputs;
   const size_t word_step = sign_outputs > 0 ? e.signs[0].stride : 0;
   uint32_t* word = sign_outputs > 0 ? e.signs[0].words + pixel * word_step + k / 32 : nullptr;
+  float values[kKept * 32];
   const uint32_t used = rest < 32 ? (1u << rest) - 1 : ~0u;
   for (int p = 0; p < pixel_count; source.next(), ++p) {
     NASB_UNROLL for (int g = 0; g < kUsed; ++g) {
@@ -91,12 +112,10 @@ void epilogue_channels(const Epilogue& e, Source source, int first_pixel, int pi
     if (!word) continue;
     *word = F::below(v, threshold) & used;
     word += word_step;
-    for (int s = 1; s < sign_outputs; ++s) {
-      const SignOutput& sign = e.signs[s];
-      F other[kVectors];
-      NASB_UNROLL for (int g = 0; g < kVectors; ++g) other[g] = F::load(sign.threshold + k + g * kLanes);
-      sign.words[(pixel + p) * sign.stride + k / 32] = F::below(v, other) & used;
-    }
+    if (sign_outputs == 1) continue;
+    const int kept = p % kKept;
+    NASB_UNROLL for (int g = 0; g < kVectors; ++g) v[g].store(values + kept * 32 + g * kLanes);
+    if (kept + 1 == kKept || p + 1 == pixel_count) more_signs<F>(e, values, pixel + p - kept, kept + 1, k, used);
   }
 }
 
