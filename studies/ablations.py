@@ -72,6 +72,8 @@ VARIANTS = {
         flags=_pretrained("sign"),
     ),
     "edges-at-a-third": Variant("edges starting at 1/3", cell=(("edge_gain", 1 / 3),)),
+    "inside-at-a-third": Variant("edges to inside nodes starting at 1/3", cell=(("inside_gain", 1 / 3),)),
+    "inside-at-1": Variant("edges to inside nodes starting at 1", cell=(("inside_gain", 1.0),)),
     "real-shortcut": Variant("shortcuts with a real 1x1, as published", cell=(("shortcut", "conv"),)),
     "average-pooling": Variant(
         "every max pooling an average pooling",

@@ -219,7 +219,7 @@ def derived_edges(shape: ConvShape, config: CellConfig, edges: Sequence[Edge], w
                 f"{where}: {edge.operation} cannot map {wanted.in_channels} channels of {wanted.in_size} pixels to "
                 f"{wanted.out_channels} of {wanted.out_size}"
             )
-        module = operation.build(wanted, config)
+        module = operation.build(wanted, config.of_edge(edge.target))
         if module is not None:
             modules[edge.source, edge.target, operation.paid] = FixedEdge(module)
     return modules

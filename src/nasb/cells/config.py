@@ -1,6 +1,6 @@
 """What all cells of one network have in common."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from nasb.errors import UserError, unknown_name
@@ -47,6 +47,8 @@ class CellConfig:
     """Start of the batch norms' gamma in the backbone, which is added to the shortcut."""
     edge_gain: float = 0.03
     """The same in the operations on edges, of which a cell can have several."""
+    inside_gain: float = 0.03
+    """The same on edges to inside nodes, where no shortcut is and binary convolutions read the signs."""
 
     def __post_init__(self) -> None:
         for key, accepted in (
@@ -65,10 +67,14 @@ class CellConfig:
                 raise UserError(f"cell.{key} is {value!r}; accepted: {numbers}")
         if not isinstance(self.learned_threshold, bool):
             raise UserError(f"cell.learned_threshold is {self.learned_threshold!r}; accepted: true, false")
-        for key in ("branch_gain", "edge_gain"):
+        for key in ("branch_gain", "edge_gain", "inside_gain"):
             value = getattr(self, key)
             if type(value) not in (int, float) or not 0 < value <= 10:
                 raise UserError(f"cell.{key} is {value!r}; give a number above 0, at most 10")
+
+    def of_edge(self, target: int) -> "CellConfig":
+        """Return the options of what stands on an edge to a node: `edge_gain` is what it starts with."""
+        return self if target > self.nodes else replace(self, edge_gain=self.inside_gain)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain JSON values."""

@@ -91,7 +91,7 @@ class SearchableEdge(nn.Module):
         super().__init__()
         self.names, self.shape, self.key = tuple(names), shape, key
         self.bops = tuple(OPERATIONS[name].bops(shape) for name in names)
-        built = {name: OPERATIONS[name].build(shape, config) for name in names}
+        built = {name: OPERATIONS[name].build(shape, config.of_edge(key[1])) for name in names}
         self.candidates = nn.ModuleDict({name: module for name, module in built.items() if module is not None})
         share_kernels(self.candidates)
         self.alpha = nn.Parameter(torch.zeros(len(names)))
