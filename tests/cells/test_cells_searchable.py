@@ -180,6 +180,19 @@ def test_no_free_operation_where_channels_do_not_divide_and_no_small_kernel_with
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("nodes", [0, 1, 2])
+def test_edges_to_inside_nodes_start_with_a_gain_of_their_own(nodes):
+    gains = {"edge_gain": 0.2, "inside_gain": 0.7}
+    cell = searchable(nodes=nodes, **gains)
+    for key, edge in edges_of(cell).items():
+        wanted = 0.2 if key[1] == nodes + 1 else 0.7
+        for name, candidate in edge.candidates.items():
+            found = candidate.bn.weight.unique()
+            torch.testing.assert_close(found, torch.tensor([wanted]))
+            built = derived_edges(shape_of(), CellConfig(nodes=nodes, **gains), [Edge(*key[:2], name)], "here")[key]
+            torch.testing.assert_close(built.operation.bn.weight.unique(), found)
+
+
 def test_unknown_candidates_are_refused_with_the_closest():
     with pytest.raises(UserError, match="closest: bin_conv_5x5"):
         searchable(operations=["bin_conv_5x6"])
