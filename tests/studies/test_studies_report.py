@@ -178,14 +178,14 @@ def test_the_best_strategy_is_named_and_compared_with_the_default(best: str) -> 
     runs = [{key: str(value) for key, value in line.items()} for line in trained]
     scores = [
         {
-            "set": "cifar10", "strategy": name, "budget": "1.37", "method": "random-1.37", "seed": str(seed),
-            "score": str(sign * top1), "shared_loss": str(top1), "search_seconds": "99",
+            "set": "cifar10", "strategy": name, "budget": "1.37", "epochs": "10", "method": "random-1.37",
+            "seed": str(seed), "score": str(sign * top1), "shared_loss": str(top1), "search_seconds": "99",
         }
         for name, sign in (("darts", -1), (best, 1))
         for seed, top1 in enumerate(accuracy)
     ]  # fmt: skip
     text = tau_table(Claim(runs, []), scores)
-    assert cells(text, best)[3:] == ["+1.00 (8; p 0.00)", "-1.00 (8; p 0.00)"] * 2 + ["99"]
+    assert cells(text, best)[3:] == ["+1.00 (8; p 0.00)", "-1.00 (8; p 0.00)"] * 2 + ["10", "99"]
     assert cells(text, "darts")[3] == "-1.00 (8; p 0.00)"
     assert f"of random ones is `{best}`, " in text
     assert ("which is the default" in text) == (best == SearchConfig().strategy)
