@@ -11,9 +11,6 @@ and the quartiles of the rounds' ratios, peer over engine: above 1 the engine is
 everywhere: for the engine the sum of its steps (binarization and packing, convolution with scale and bias), channels
 last as between two layers of a network; "Session.run" adds the change from and to channels first.
 
-On a virtual machine another one may run on the same cores, which shows nowhere: `--quantile 0.1` counts, of all runs of
-a turn, one that nearly nobody disturbed, for each peer alike.
-
 For a machine that cannot be made quiet: with `--own-clock`, what runs in this process is timed by its thread's own
 clock (the engine's steps and Larq Compute Engine, a process of its own, stay with the wall clock).
 
@@ -385,7 +382,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.05, help="of a peer's turn in a round")
     parser.add_argument("--quiet", type=float, default=float("inf"), help="see Table.interleave; 0.1 for a final run")
     parser.add_argument("--held", action="store_true", help="engine and peers without AVX-512")
-    parser.add_argument("--quantile", type=float, help="of a turn's runs, by their time; default: 0.5, the median")
     parser.add_argument(
         "--own-clock", action="store_true", help="for a machine that cannot be made quiet: the thread's own clock"
     )
@@ -398,9 +394,6 @@ def main() -> None:
     if arguments.own_clock:
         os.environ[peers.OWN_CLOCK] = "1"
         arguments.note += f"{', ' if arguments.note else ''}by the thread's own clock"
-    if arguments.quantile is not None:
-        os.environ[peers.QUANTILE] = str(arguments.quantile)
-        arguments.note += f"{', ' if arguments.note else ''}quantile {arguments.quantile:g} of each turn's runs"
     torch.set_num_threads(1)
     table = Table(arguments)
     for name in arguments.sections:

@@ -1,12 +1,10 @@
 """Runs one converted model in Larq Compute Engine, in a process of its own, since it needs NumPy 1.
 
 Arguments: model.tflite, threads. For each line on the input, a number of seconds, it runs that long (once at least) and
-prints the typical seconds of a run (see runtimes.QUANTILE); between two lines it sleeps. `use_indirect_bgemm=True` is
-its fastest mode on x86.
+prints the median seconds of a run; between two lines it sleeps. `use_indirect_bgemm=True` is its fastest mode on x86.
 """
 
 import importlib.util
-import os
 import sys
 import time
 from pathlib import Path
@@ -37,7 +35,7 @@ def main(path: str, threads: int) -> None:
             before = time.perf_counter()
             runs.predict(x)
             times.append(time.perf_counter() - before)
-        print(float(np.quantile(times, float(os.environ.get("NASB_BENCH_QUANTILE", "0.5")))), flush=True)
+        print(float(np.median(times)), flush=True)
 
 
 if __name__ == "__main__":

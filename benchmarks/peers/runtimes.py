@@ -1,4 +1,4 @@
-"""What the engine is measured against, as turns: each runs for a while and returns the typical seconds of a run."""
+"""What the engine is measured against, as turns: each runs for some seconds and returns the median seconds of a run."""
 
 import copy
 import ctypes
@@ -31,15 +31,6 @@ LARQ = BUILD / "larq"
 """The environment of requirements-larq.txt."""
 OWN_CLOCK = "NASB_BENCH_OWN_CLOCK"
 """Set: a clock that stands while another process has the core. Right for one thread alone."""
-QUANTILE = "NASB_BENCH_QUANTILE"
-"""Which of a turn's runs counts, in order of their seconds from 0 to 1; not set: the median."""
-SHORT = 3
-"""Runs of the engine's steps that are timed together, where it is not the median."""
-
-
-def typical(times: npt.ArrayLike) -> float:
-    """Return the seconds of a turn's typical run: QUANTILE of them."""
-    return float(np.quantile(times, float(os.environ.get(QUANTILE, "0.5"))))
 
 
 def repeated(run: Callable[[], object]) -> Turn:
@@ -53,7 +44,7 @@ def repeated(run: Callable[[], object]) -> Turn:
             before = clock()
             run()
             times.append(clock() - before)
-        return typical(times)
+        return float(np.median(times))
 
     return turn
 
@@ -61,7 +52,7 @@ def repeated(run: Callable[[], object]) -> Turn:
 def engine_steps(model: bytes, kernel: str, threads: int = 1, operation: str = "") -> Turn:
     """The engine's steps as in a network, floats in and out, channels last: the sum of their medians.
 
-    With `operation`, of those alone that begin so. With QUANTILE, that of such sums of a few runs each.
+    With `operation`, of those alone that begin so.
     """
     session = Session(model, threads, kernel)
 
@@ -70,9 +61,7 @@ def engine_steps(model: bytes, kernel: str, threads: int = 1, operation: str = "
         return 1e-3 * sum(step.milliseconds for step in steps if step.operation.startswith(operation))
 
     once = seconds_of(20)
-    if QUANTILE not in os.environ:
-        return lambda seconds: seconds_of(max(SHORT, int(seconds / once)))
-    return lambda seconds: typical([seconds_of(SHORT) for _ in range(max(1, int(seconds / (SHORT * once))))])
+    return lambda seconds: seconds_of(max(3, int(seconds / once)))
 
 
 def engine_apart(model: bytes, kernel: str, sessions: int) -> Turn:
@@ -157,7 +146,7 @@ class OnnxRuntimeNode:
         return float(len(self._runs) - 2)
 
     def seconds(self) -> list[float]:
-        """Return the typical run's, turn by turn."""
+        """Return the medians, turn by turn."""
         path = Path(self._session.end_profiling())
         events = json.loads(path.read_text())
         times = [
@@ -168,7 +157,7 @@ class OnnxRuntimeNode:
         ends = np.cumsum(self._runs[1:])
         if len(times) != ends[-1]:
             raise RuntimeError(f"{path}: {len(times)} times of {self._operator} for {ends[-1]} runs")
-        return [typical(part) for part in np.split(np.array(times), ends[:-1])]
+        return [float(np.median(part)) for part in np.split(np.array(times), ends[:-1])]
 
 
 class Larq:

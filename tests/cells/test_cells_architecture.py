@@ -84,7 +84,7 @@ configs = st.builds(
     pad_value=st.sampled_from((-1, 0, 1)),
     branch_gain=st.floats(1e-3, 10),
     edge_gain=st.floats(1e-3, 10),
-    inside_gain=st.floats(1e-3, 10),
+    inside_gain=st.none() | st.floats(1e-3, 10),
 )
 
 

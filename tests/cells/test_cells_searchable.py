@@ -180,12 +180,13 @@ def test_no_free_operation_where_channels_do_not_divide_and_no_small_kernel_with
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("inside", [None, 0.7])
 @pytest.mark.parametrize("nodes", [0, 1, 2])
-def test_edges_to_inside_nodes_start_with_a_gain_of_their_own(nodes):
-    gains = {"edge_gain": 0.2, "inside_gain": 0.7}
+def test_edges_to_inside_nodes_can_start_with_a_gain_of_their_own(nodes, inside):
+    gains = {"edge_gain": 0.2, "inside_gain": inside}
     cell = searchable(nodes=nodes, **gains)
     for key, edge in edges_of(cell).items():
-        wanted = 0.2 if key[1] == nodes + 1 else 0.7
+        wanted = 0.2 if key[1] == nodes + 1 or inside is None else inside
         for name, candidate in edge.candidates.items():
             found = candidate.bn.weight.unique()
             torch.testing.assert_close(found, torch.tensor([wanted]))

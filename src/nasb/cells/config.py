@@ -47,8 +47,8 @@ class CellConfig:
     """Start of the batch norms' gamma in the backbone, which is added to the shortcut."""
     edge_gain: float = 0.03
     """The same in the operations on edges, of which a cell can have several."""
-    inside_gain: float = 0.03
-    """The same on edges to inside nodes, where no shortcut is and binary convolutions read the signs."""
+    inside_gain: float | None = None
+    """The same on edges to inside nodes, where no shortcut is; by default edge_gain."""
 
     def __post_init__(self) -> None:
         for key, accepted in (
@@ -69,12 +69,16 @@ class CellConfig:
             raise UserError(f"cell.learned_threshold is {self.learned_threshold!r}; accepted: true, false")
         for key in ("branch_gain", "edge_gain", "inside_gain"):
             value = getattr(self, key)
+            if key == "inside_gain" and value is None:
+                continue
             if type(value) not in (int, float) or not 0 < value <= 10:
                 raise UserError(f"cell.{key} is {value!r}; give a number above 0, at most 10")
 
     def of_edge(self, target: int) -> "CellConfig":
         """Return the options of what stands on an edge to a node: `edge_gain` is what it starts with."""
-        return self if target > self.nodes else replace(self, edge_gain=self.inside_gain)
+        if target > self.nodes or self.inside_gain is None:
+            return self
+        return replace(self, edge_gain=self.inside_gain)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain JSON values."""
