@@ -177,9 +177,8 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
     LutLayer layer;
     layer.table = table().bytes;
     layer.runs = offsets_.data();
-    layer.run_count = static_cast<int>(offsets_.size());
     layer.run_length = run_length_;
-    layer.nibbles = layer.run_count * run_length_;
+    layer.nibbles = static_cast<int>(offsets_.size()) * run_length_;
     int group = -1;
     const int end = all_blocks * (part + 1) / splits;
     for (int b = all_blocks * part / splits; b < end;) {

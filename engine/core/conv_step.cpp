@@ -148,7 +148,6 @@ class ConvStep : public Step {
     layer.segments = segments_.data();
     layer.segment_count = static_cast<int>(segments_.size());
     layer.segment_length = segment_length_;
-    layer.channels = s_.group_outputs();
     layer.first_output = group * s_.group_outputs();
     isa_.gemm_tile(layer, first, first_pixel, count, from, to - from, e, reinterpret_cast<float*>(scratch));
   }

@@ -25,7 +25,7 @@ std::vector<Candidate> candidates() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   const bool popcount = avx512 && __builtin_cpu_supports("avx512vpopcntdq");
   c.push_back({"avx512_vpopcntdq", isa_avx512_vpopcntdq, BinaryKernel::kWords, popcount});

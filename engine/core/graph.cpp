@@ -12,14 +12,19 @@ constexpr int64_t kOldestOpset = 13,
                   kNewestOpset = 25;  // of the default domain: operators used here mean the same in all
 
 // What a layer's constants take in memory: packed weights are larger than in the file (a word for 32 bits, rows of
-// channels filled up), and binary convolutions have tables of the output's pixels and the input's columns.
+// channels filled up), and binary convolutions have tables: of the output's pixels; of the input's columns and, where
+// rows are odd, of those between two rows (look-up); of corrections of each kind of border (words).
 double constant_bytes(const Layer& l) {
   const ConvShape& s = l.shape;
   double bytes = 4.0 * (l.weights.size() + l.values.size()) + l.bits.size();
   const double rows = double(s.groups) * ((s.group_outputs() + kBlock - 1) / kBlock * kBlock) * s.taps();
   if (l.op == Op::kConv) bytes += rows * s.group_inputs() * 4;
-  if (l.op == Op::kBinaryConv)
-    bytes += rows * ((s.group_inputs() + 31) / 32) * 8 + 4.0 * s.pixels() + 12.0 * s.out_width * s.stride_width;
+  if (l.op == Op::kBinaryConv) {
+    const double reach = (s.kernel_width - 1.0) * s.dilation_width + 1;
+    const double kinds = std::min(1.0 * s.pixels(), (2.0 * s.kernel_height + 2) * (2.0 * s.kernel_width + 2));
+    bytes += rows * ((s.group_inputs() + 31) / 32) * 8 + 4.0 * s.pixels();
+    bytes += 12 * (1.0 * s.out_width * s.stride_width + 2 * reach) + rows / s.taps() * 4 * kinds;
+  }
   return bytes;
 }
 

@@ -27,19 +27,22 @@ void check(const ConvShape& s) {
                      s.out_width > 0 && s.kernel_height > 0 && s.kernel_width > 0 && s.stride_height > 0 &&
                      s.stride_width > 0 && s.dilation_height > 0 && s.dilation_width > 0 && s.pad_top >= 0 &&
                      s.pad_left >= 0 && s.groups > 0;
+  const int most = 1 << 20;  // of any number, so that what is made of two of them fits
+  const bool small = s.in_height <= most && s.in_width <= most && s.pad_top <= most && s.pad_left <= most &&
+                     s.kernel_height <= 64 && s.kernel_width <= 64 && s.stride_height <= 64 && s.stride_width <= 64 &&
+                     s.dilation_height <= 64 && s.dilation_width <= 64;
   const int64_t largest = 1 << 26;
   const auto product = [](int64_t a, int64_t b, int64_t c) {
     return a > (1 << 20) || b > (1 << 14) || c > (1 << 14) ? int64_t{1} << 62 : a * b * c;
   };
-  if (!sizes || s.pad_top >= (s.kernel_height + 1) * s.dilation_height ||
-      s.pad_left >= (s.kernel_width + 1) * s.dilation_width || s.dilation_height > 64 || s.dilation_width > 64 ||
-      s.stride_height > 64 || s.stride_width > 64 ||
+  if (!sizes || !small || s.pad_top >= (s.kernel_height + 1) * s.dilation_height ||
+      s.pad_left >= (s.kernel_width + 1) * s.dilation_width ||
       size(s.in_height, s.kernel_height, s.stride_height, s.pad_top, s.dilation_height) != s.out_height ||
       size(s.in_width, s.kernel_width, s.stride_width, s.pad_left, s.dilation_width) != s.out_width ||
       s.in_height + 2 * s.pad_top < s.dilation_height * (s.kernel_height - 1) + 1 ||
-      s.in_width + 2 * s.pad_left < s.dilation_width * (s.kernel_width - 1) + 1 || s.kernel_height > 64 ||
-      s.kernel_width > 64 || s.in_channels % s.groups || s.out_channels % s.groups ||
-      product(s.in_channels, s.in_height, s.in_width) > largest ||
+      s.in_width + 2 * s.pad_left < s.dilation_width * (s.kernel_width - 1) + 1 || s.in_channels % s.groups ||
+      s.out_channels % s.groups ||
+      product(s.in_channels, s.in_height + 2 * s.pad_top, s.in_width + 2 * s.pad_left) > largest ||
       product(s.out_channels, s.out_height, s.out_width) > largest ||
       int64_t{s.out_channels} * s.group_inputs() * s.taps() > largest)
     throw Error(ErrorCode::kArgument, "measure: a shape that is not one of a convolution, or too large");

@@ -16,44 +16,46 @@ namespace {
 
 using Floats = std::vector<float>;
 
-enum : int { kInput, kResidual, kOutput, kOutputSigns, kTensors };
+enum : int { kInput, kResidual, kOutput, kOutputSigns, kSecondSigns, kTensors };
 
 struct Case {
   Op op;
   int channels, outputs, size, kernel_height, kernel_width, stride, pad, dilation, groups, pad_value;
   Rectify rectify;
-  bool residual;
+  int residual;  // its channels; fewer than the outputs repeat
 };
 
 constexpr Op kBinary = Op::kBinaryConv, kReal = Op::kConv, kMax = Op::kMaxPool, kMean = Op::kAveragePool;
 
 constexpr Case kCases[] = {
-    {kBinary, 64, 64, 4, 3, 3, 1, 1, 1, 1, 0, Rectify::kNone, true},
-    {kBinary, 40, 128, 5, 3, 3, 2, 1, 1, 1, 0, Rectify::kPrelu, false},
-    {kBinary, 30, 70, 5, 3, 3, 1, 1, 1, 1, 0, Rectify::kRelu, false},
-    {kBinary, 16, 16, 6, 5, 5, 1, 2, 1, 1, 1, Rectify::kShiftedPrelu, true},
-    {kBinary, 260, 33, 5, 1, 1, 1, 0, 1, 1, 0, Rectify::kNone, false},
-    {kBinary, 12, 24, 9, 3, 3, 1, 2, 2, 2, -1, Rectify::kPrelu, true},
-    {kBinary, 20, 12, 7, 3, 3, 2, 1, 1, 2, 0, Rectify::kClip, true},
-    {kBinary, 1, 1, 3, 7, 7, 1, 3, 1, 1, 0, Rectify::kNone, false},
-    {kBinary, 300, 10, 2, 3, 3, 1, 1, 1, 1, 0, Rectify::kNone, true},
+    {kBinary, 64, 64, 4, 3, 3, 1, 1, 1, 1, 0, Rectify::kNone, 64},
+    {kBinary, 40, 128, 5, 3, 3, 2, 1, 1, 1, 0, Rectify::kPrelu, 0},
+    {kBinary, 30, 70, 5, 3, 3, 1, 1, 1, 1, 0, Rectify::kRelu, 0},
+    {kBinary, 16, 16, 6, 5, 5, 1, 2, 1, 1, 1, Rectify::kShiftedPrelu, 16},
+    {kBinary, 260, 33, 5, 1, 1, 1, 0, 1, 1, 0, Rectify::kNone, 0},
+    {kBinary, 12, 24, 9, 3, 3, 1, 2, 2, 2, -1, Rectify::kPrelu, 24},
+    {kBinary, 20, 12, 7, 3, 3, 2, 1, 1, 2, 0, Rectify::kClip, 12},
+    {kBinary, 1, 1, 3, 7, 7, 1, 3, 1, 1, 0, Rectify::kNone, 0},
+    {kBinary, 300, 10, 2, 3, 3, 1, 1, 1, 1, 0, Rectify::kNone, 10},
+    {kBinary, 32, 64, 5, 3, 3, 1, 1, 1, 1, 0, Rectify::kPrelu, 32},
+    {kBinary, 64, 128, 4, 1, 1, 1, 0, 1, 1, 0, Rectify::kNone, 32},
     // Rows of the micro-kernel, four, and single ones; whole blocks of channels, and parts of one.
-    {kReal, 3, 70, 9, 3, 3, 1, 1, 1, 1, 0, Rectify::kNone, true},
-    {kReal, 70, 130, 5, 1, 1, 2, 0, 1, 1, 0, Rectify::kRelu, false},
-    {kReal, 12, 36, 6, 3, 3, 1, 1, 2, 2, 0, Rectify::kPrelu, true},
-    {kReal, 300, 75, 1, 1, 1, 1, 0, 1, 1, 0, Rectify::kNone, false},
+    {kReal, 3, 70, 9, 3, 3, 1, 1, 1, 1, 0, Rectify::kNone, 70},
+    {kReal, 70, 130, 5, 1, 1, 2, 0, 1, 1, 0, Rectify::kRelu, 0},
+    {kReal, 12, 36, 6, 3, 3, 1, 1, 2, 2, 0, Rectify::kPrelu, 36},
+    {kReal, 300, 75, 1, 1, 1, 1, 0, 1, 1, 0, Rectify::kNone, 0},
     // Depthwise.
-    {kReal, 70, 70, 5, 3, 3, 1, 1, 1, 70, 0, Rectify::kShiftedPrelu, true},
-    {kReal, 3, 3, 5, 5, 5, 2, 2, 1, 3, 0, Rectify::kNone, false},
+    {kReal, 70, 70, 5, 3, 3, 1, 1, 1, 70, 0, Rectify::kShiftedPrelu, 70},
+    {kReal, 3, 3, 5, 5, 5, 2, 2, 1, 3, 0, Rectify::kNone, 0},
     // The numbers of taps that have loops of their own, and others.
-    {kMax, 70, 70, 7, 3, 3, 2, 1, 1, 1, 0, Rectify::kNone, true},
-    {kMax, 16, 16, 8, 2, 2, 2, 0, 1, 1, 0, Rectify::kNone, false},
-    {kMax, 5, 5, 9, 9, 9, 1, 4, 1, 1, 0, Rectify::kClip, false},
-    {kMax, 33, 33, 7, 5, 5, 1, 2, 1, 1, 0, Rectify::kRelu, false},
-    {kMean, 70, 70, 7, 3, 3, 1, 1, 1, 1, 0, Rectify::kNone, true},
-    {kMean, 16, 16, 8, 2, 2, 2, 0, 1, 1, 0, Rectify::kNone, false},
-    {kMean, 19, 19, 6, 2, 1, 1, 0, 1, 1, 0, Rectify::kNone, false},
-    {kMean, 130, 130, 7, 7, 7, 1, 0, 1, 1, 0, Rectify::kPrelu, false},
+    {kMax, 70, 70, 7, 3, 3, 2, 1, 1, 1, 0, Rectify::kNone, 70},
+    {kMax, 16, 16, 8, 2, 2, 2, 0, 1, 1, 0, Rectify::kNone, 0},
+    {kMax, 5, 5, 9, 9, 9, 1, 4, 1, 1, 0, Rectify::kClip, 0},
+    {kMax, 33, 33, 7, 5, 5, 1, 2, 1, 1, 0, Rectify::kRelu, 0},
+    {kMean, 70, 70, 7, 3, 3, 1, 1, 1, 1, 0, Rectify::kNone, 70},
+    {kMean, 16, 16, 8, 2, 2, 2, 0, 1, 1, 0, Rectify::kNone, 0},
+    {kMean, 19, 19, 6, 2, 1, 1, 0, 1, 1, 0, Rectify::kNone, 0},
+    {kMean, 130, 130, 7, 7, 7, 1, 0, 1, 1, 0, Rectify::kPrelu, 0},
 };
 
 bool is_pool(Op op) { return op == Op::kMaxPool || op == Op::kAveragePool; }
@@ -82,8 +84,9 @@ class Checked {
     const size_t channels = s.out_channels, pixels = s.pixels();
     input_ = draw(size_t{1} * s.in_height * s.in_width * s.in_channels);
     scale_ = draw(channels), bias_ = draw(channels), slope_ = draw(channels), shift_ = draw(channels);
-    threshold_ = draw(channels), residual_ = draw(pixels * channels);
-    residual_[0] = std::numeric_limits<float>::quiet_NaN(), residual_.back() = -0.0f;
+    residual_ = draw(pixels * c.residual);
+    if (c.residual) residual_[0] = std::numeric_limits<float>::quiet_NaN(), residual_.back() = -0.0f;
+    for (Floats& threshold : thresholds_) threshold = draw(channels);
     if (is_pool(c.op)) input_[input_.size() / 2] = std::numeric_limits<float>::quiet_NaN();
     make_layer();
     sum();
@@ -99,13 +102,16 @@ class Checked {
     Fused& f = step->fused;
     if (case_.op == Op::kBinaryConv) f.scale = padded(scale_);
     if (!is_pool(case_.op) || case_.residual) f.bias = padded(bias_);
-    if (case_.residual) f.residual = kResidual, f.residual_channels = s.out_channels;
+    if (case_.residual) f.residual = kResidual, f.residual_channels = case_.residual;
     f.rectify = case_.rectify;
     f.low = kLow, f.high = kHigh;
     f.slope = padded(slope_), f.shift_in = padded(shift_), f.shift_out = padded(bias_);
-    if (!expected_words_.empty()) f.signs.push_back({kOutputSigns, padded(threshold_)});
+    const bool signs = !words_[0].empty();
+    for (int reader = 0; signs && reader < 2; ++reader)
+      f.signs.push_back({kOutputSigns + reader, padded(thresholds_[reader])});
 
-    const std::vector<size_t> floats = {input_.size(), residual_.size(), expected_.size(), expected_words_.size()};
+    const std::vector<size_t> floats = {input_.size(), residual_.size(), expected_.size(), words_[0].size(),
+                                        words_[1].size()};
     std::vector<size_t> offsets;
     size_t bytes = 0;
     for (const size_t n : floats) {
@@ -125,10 +131,11 @@ class Checked {
       std::copy(input_.begin(), input_.end(), w.floats(kInput));
     std::copy(residual_.begin(), residual_.end(), w.floats(kResidual));
     std::fill_n(w.floats(kOutput), expected_.size(), -77.0f);
-    std::fill_n(w.words(kOutputSigns), expected_words_.size(), ~0u);
+    for (int reader = 0; reader < 2; ++reader) std::fill_n(w.words(kOutputSigns + reader), words_[reader].size(), ~0u);
     step->run(w, alone);
-    const bool equal = same(expected_, w.floats(kOutput)) &&
-                       std::equal(expected_words_.begin(), expected_words_.end(), w.words(kOutputSigns));
+    bool equal = same(expected_, w.floats(kOutput));
+    for (int reader = 0; reader < 2; ++reader)
+      equal &= std::equal(words_[reader].begin(), words_[reader].end(), w.words(kOutputSigns + reader));
     return equal ? "" : name(step->kernel());
   }
 
@@ -205,7 +212,7 @@ class Checked {
       float& y = expected_[i];
       if (case_.op == Op::kBinaryConv) y *= scale_[c];
       if (!is_pool(case_.op) || case_.residual) y += bias_[c];
-      if (case_.residual) y += residual_[i];
+      if (case_.residual) y += residual_[i / channels * case_.residual + c % case_.residual];
       const bool shifted = case_.rectify == Rectify::kShiftedPrelu;
       if (shifted) y += shift_[c];
       if (case_.rectify == Rectify::kRelu && y < 0) y = 0;
@@ -214,10 +221,13 @@ class Checked {
       if (case_.rectify == Rectify::kClip) y = y < kLow ? kLow : y > kHigh ? kHigh : y;
     }
     if (shape_.groups > 1 && shape_.group_outputs() % 32) return;
-    Floats signs(expected_.size());
-    for (size_t i = 0; i < signs.size(); ++i) signs[i] = expected_[i] >= threshold_[i % channels] ? 1.0f : -1.0f;
-    expected_words_.assign(shape_.pixels() * ((channels + 31) / 32), 0);
-    pack(signs, shape_.out_channels, expected_words_.data());
+    for (int reader = 0; reader < 2; ++reader) {
+      Floats signs(expected_.size());
+      for (size_t i = 0; i < signs.size(); ++i)
+        signs[i] = expected_[i] >= thresholds_[reader][i % channels] ? 1.0f : -1.0f;
+      words_[reader].assign(shape_.pixels() * ((channels + 31) / 32), 0);
+      pack(signs, shape_.out_channels, words_[reader].data());
+    }
   }
 
   static void pack(const Floats& signs, int channels, uint32_t* words) {
@@ -250,8 +260,9 @@ class Checked {
   Layer layer_;
   std::mt19937 random_{1};
   Floats input_, weights_;  // weights: [taps][inputs of a group][outputs]
-  Floats scale_, bias_, slope_, shift_, threshold_, residual_, expected_;
-  std::vector<uint32_t> expected_words_;
+  Floats scale_, bias_, slope_, shift_, residual_, expected_;
+  Floats thresholds_[2];  // of two readers of the output's signs
+  std::vector<uint32_t> words_[2];
 };
 
 }  // namespace

@@ -4,8 +4,8 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -109,7 +109,7 @@ ThreadPool::ThreadPool(int threads) {
   s.workers.reserve(threads - 1);
   try {
     for (int t = 1; t < threads; ++t) s.workers.emplace_back([&s, t] { s.serve(t); });
-  } catch (const std::system_error&) {
+  } catch (const std::exception&) {
     // The others take over the ranges of those that could not be started.
   }
   threads_ = static_cast<int>(s.workers.size()) + 1;

@@ -112,3 +112,27 @@ def wide_constants(count: int) -> ModelProto:
     for _ in range(count):
         x = b.node("Add", x, value)
     return _pooled(b, x, (1 << 14, 1, 1))
+
+
+def _readers(count: int, shape: tuple[int, int, int], outputs: int, **attributes: object) -> ModelProto:
+    """Binary convolutions that share signs of one channel, and their weights; the last one's mean is the output."""
+    b = Builder()
+    kernel = attributes["kernel_shape"]
+    weights = b.constant(np.zeros((outputs, *kernel, 1), np.uint8))  # type: ignore[misc]
+    scale, bias = b.constant(np.ones(outputs, np.float32)), b.constant(np.zeros(outputs, np.float32))
+    signs = b.binarize("images", 1)
+    options = {key: value for key, value in attributes.items() if key != "kernel_shape"}
+    options |= {"strides": [1, 1], "group": 1, "channels": 1, "pad_value": 0.0, "domain": "nasb"}
+    for _ in range(count):
+        x = b.node("BinaryConv2d", signs, weights, scale, bias, **options)  # type: ignore[arg-type]
+    return _pooled(b, x, shape)
+
+
+def far_taps(count: int) -> ModelProto:
+    """Rows of taps as long as the image, of which look-up keeps every column."""
+    return _readers(count, (1, 1, 1 << 20), 1, kernel_shape=(1, 17), dilations=[1, 65535], pads=[0] * 4)
+
+
+def many_corrections(count: int) -> ModelProto:
+    """Small maps that are border alone, of many channels: words keep what each kind of border takes off each."""
+    return _readers(count, (1, 3, 3), 1 << 16, kernel_shape=(2, 2), dilations=[1, 1], pads=[1] * 4)

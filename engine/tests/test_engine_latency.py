@@ -84,6 +84,21 @@ def test_measurements_that_contradict_each_other_are_refused(monkeypatch: pytest
         latency.measure_table(same, repeats=2)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        # 4159 pixels of padding around one: 69 million pixels.
+        {"in_height": 1, "in_width": 1, "kernel_size": 64, "dilation": 64, "stride": 64, "padding": 4159},
+        {"kernel_size": 65536, "dilation": 32768},
+        {"in_height": 2**31 - 1, "padding": 2**30},
+    ],
+)
+def test_shapes_too_large_to_be_measured_are_refused(changes: dict[str, int]) -> None:
+    for kind in ("binary_conv", "conv"):
+        with pytest.raises(EngineError, match="not one of a convolution, or too large"):
+            latency.measure_table(shapes(entries=[ENTRY | {"kind": kind} | changes], probes={}), repeats=1)
+
+
 def test_the_command_needs_no_torch(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "shapes.json").write_text(json.dumps(shapes()))
     result = engine("latency-table", "shapes.json", "-o", "table.json", "--repeats", "20", "--json")

@@ -17,10 +17,12 @@ from large_graphs import (
     chain,
     convolutions,
     fan,
+    far_taps,
     joined,
     joins_of_joins,
     large_map,
     large_maps,
+    many_corrections,
     pairs,
     u_shape,
     wide_constants,
@@ -125,9 +127,19 @@ def test_inner_tensors_have_the_same_limit() -> None:
         session.run(np.zeros((1, 1, 1, 1), np.float32), outputs=session.tensor_names)
 
 
-def test_constants_are_refused_before_they_take_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "count", "refused"),
+    [
+        (wide_constants, 1000, r'node "layer6\d" \(Add\)'),  # 4 GB, were all of them made
+        (far_taps, 200, r'node "layer1\d" \(nasb\.BinaryConv2d\)'),  # 2.6 GB by look-up
+        (many_corrections, 400, r'node "layer\d\d" \(nasb\.BinaryConv2d\)'),  # 3.5 GB by words
+    ],
+)
+def test_constants_are_refused_before_they_take_memory(
+    make: Callable[[int], ModelProto], count: int, refused: str, tmp_path: Path
+) -> None:
     path = tmp_path / "model.onnx"
-    path.write_bytes(wide_constants(1000).SerializeToString())
+    path.write_bytes(make(count).SerializeToString())
     code = """
 import resource, sys, nasb_engine
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -138,8 +150,8 @@ except nasb_engine.EngineError as error:
 """
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     kilobytes, message = done.stdout.split(" ", 1)
-    assert re.search(r'node "layer6\d" \(Add\): the weights so far would take \d+ MB', message), message
-    assert int(kilobytes) < 600_000  # 4 GB, were all of them made
+    assert re.search(rf"{refused}: the weights so far would take \d+ MB", message), message
+    assert int(kilobytes) < 600_000
 
 
 def test_an_image_is_not_enlarged_beyond_a_limit(native: Path, tmp_path: Path) -> None:

@@ -54,10 +54,9 @@ struct Epilogue {
 struct LutLayer {
   const uint8_t* table;    // [17][32][16] bytes
   const uint8_t* weights;  // [blocks][nibbles][kBlock], lanes in the order of lut_lane()
-  const int32_t* runs;     // [run_count]: where nibbles stand side by side, from a pair's first code, in codes
-  int run_count;
+  const int32_t* runs;     // where nibbles stand side by side, from a pair's first code, in codes
   int run_length;
-  int nibbles;  // of one output: run_count * run_length = taps * ceil(channels / 4)
+  int nibbles;  // of one output: run_length for each run = taps * ceil(channels / 4)
 };
 
 // Pairs are neighbours, or the pixels of two runs, one to one. The counts' rows then are in the order of the pixels:
@@ -94,7 +93,6 @@ struct GemmLayer {
   const int32_t* segments;  // [segment_count]: from a pixel's first input, in floats
   int segment_count;
   int segment_length;
-  int channels;
   int first_output;  // of the group among the layer's channels
 };
 
