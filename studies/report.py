@@ -14,7 +14,7 @@ from ablations import NOTE as ABLATIONS
 from claim import ROOT, rows
 from claim_methods import EPOCHS, IMAGES, LONG, METHODS, SEEDS
 from pictures import Point, draw_points
-from report_claim import Claim, accuracy_table, cost_table, goal_table, trial_table
+from report_claim import Claim, accuracy_table, cost_table, goal_table, headroom, trial_table
 from report_search import ablation_table, load_architectures, operations_table, tau_table
 
 from nasb.cells.architecture import Architecture
@@ -130,7 +130,8 @@ def sections(results: Path) -> Iterator[Section]:
         if claim.methods(data):
             picture = f"![Top-1 over OPs, {title}](results/{data}-ops.svg)"
             state = SEALED if claim.is_sealed(data) else "Goals are judged on test images."
-            yield Section(title, "\n\n".join([accuracy_table(claim, data), picture, state, goal_table(claim, data)]))
+            parts = [accuracy_table(claim, data), picture, state, goal_table(claim, data), headroom(claim, data)]
+            yield Section(title, "\n\n".join(part for part in parts if part))
         cost = cost_table(claim, data)
         if cost:
             yield Section(f"What search costs: {title}", cost)

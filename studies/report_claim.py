@@ -12,6 +12,7 @@ from markdown_table import table
 
 Row = Mapping[str, str]
 PLAIN = "bireal-published"
+REAL, SEARCHED = "real-16", "nasb-1.37"
 """Whose epoch is a plain training epoch."""
 
 
@@ -205,6 +206,25 @@ def goal_table(claim: Claim, data: str) -> str:
     if not lines:
         return "No goal can be judged here yet: no searched network is trained."
     return table(("goal", "against", "points", "OPs to theirs", "wanted", "met", "twice its error"), lines, left=2)
+
+
+def headroom(claim: Claim, data: str) -> str:
+    """Say how far below the real network of the same training the best hand-made and the searched one are; or empty."""
+    there = claim.methods(data)
+    best = max(
+        (name for name in SINGLE if name in there), key=lambda name: claim.validation(data, name).mean, default=""
+    )
+    if REAL not in there or not best:
+        return ""
+    gaps = []
+    for name in (best, SEARCHED):
+        if name in there:
+            real, binary = _alike(claim, data, REAL, name)
+            gaps.append(f"{difference(real, binary)[0]:.2f} above {METHODS[name].label}")
+    return (
+        f"What there is to win: with the same training the {METHODS[REAL].label} is {' and '.join(gaps)}. Hardly "
+        "more can be expected of a binary network of its shape."
+    )
 
 
 def _alike(claim: Claim, data: str, *names: str) -> list[Sample]:

@@ -98,6 +98,15 @@ def test_goals_are_judged_against_the_best_rival(results: Path) -> None:
     assert "| NASB 1.37 over the widened Bi-Real Net |" not in page  # it has not run
 
 
+def test_what_is_left_to_the_real_network_is_told(results: Path) -> None:
+    assert "What there is to win" not in report.page(results)
+    found = claim.rows(results / "claim.csv")
+    real = [row("real-16", trial, SEEDS[0], 69.0 if trial == BEST else 40.0) for trial in TRIALS]
+    write(results / "claim.csv", [*found, *real])
+    text = f"8.00 above {METHODS['bireal-published'].label} and 2.50 above {METHODS['nasb-1.37'].label}."
+    assert text in report.page(results)
+
+
 def test_test_images_decide_once_they_are_read(results: Path) -> None:
     assert report.SEALED in report.page(results)
     sealed = []
