@@ -132,6 +132,11 @@ def test_it_began_with_the_rank_that_was_killed() -> None:
 A = {"MASTER_ADDR": "a"}
 
 
+def test_more_processes_than_processors_are_not_started(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"hardware\.devices is 100000, .* this machine has \d+ processors"):
+        launch.launch(["run"], HardwareConfig(devices=100_000), tmp_path)
+
+
 @pytest.mark.parametrize("variables", [{}, A, {"NODE_RANK": "0"}, {**A, "NODE_RANK": "2"}, {**A, "NODE_RANK": "x"}])
 def test_several_machines_need_to_find_each_other(
     variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

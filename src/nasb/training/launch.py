@@ -25,6 +25,8 @@ MESSAGES = "NASB_RANK_MESSAGES"
 WITHIN = 45
 """Seconds in which processes have to end (their step, their checkpoint) once one has failed or all are to stop."""
 PORT = "29500"
+FEW = 4
+"""Processes that any machine may start, though it have fewer processors."""
 
 
 def is_launched() -> bool:
@@ -49,8 +51,13 @@ def launch(arguments: Sequence[str], hardware: HardwareConfig, out: Path) -> Non
     SLURM_NODEID) its own number, MASTER_PORT a free port of the first one (29500 by default).
 
     Raises:
-        UserError: what the processes have failed from.
+        UserError: more processes than this machine has processors; what the processes have failed from.
     """
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hardware.devices > max(processors, FEW):
+        raise UserError(
+            f"hardware.devices is {hardware.devices}, one process each, but this machine has {processors} processors"
+        )
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
