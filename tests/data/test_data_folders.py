@@ -68,6 +68,12 @@ def test_nested_hidden_and_foreign_files(make_folder: MakeFolder) -> None:
     assert (data.size("train"), data.num_classes) == (8, 2)
 
 
+def test_a_link_to_a_folder_around_it_is_not_followed(make_folder: MakeFolder) -> None:
+    root = make_folder({"train": 4})
+    (root / "train" / "ant" / "loop").symlink_to("..")
+    assert open_folder(root, validation_fraction=0).size("train") == 8
+
+
 def test_imagenet_tests_on_val(make_folder: MakeFolder) -> None:
     root = make_folder({"train": 10, "val": 3}, classes=("n01", "n02"), side=40)
     data = open_data(DataConfig(name="imagenet", root=str(root), image_size=32), seed=0)

@@ -78,7 +78,7 @@ def parse_run(command: str, description: str, arguments: Sequence[str]) -> "tupl
         except UserError as error:
             raise UserError(f"{config}: {str(error).removeprefix('--')}") from None
     values = p.parse_args(arguments)
-    if values.out is None:
+    if not values.out:
         raise UserError(f"nasb {command}: --out is missing: give the run directory")
     made = p.instantiate(values)
     fields = {key: made[key] for key in RunConfig.__dataclass_fields__}

@@ -86,12 +86,17 @@ def _list_images(folder: Path, class_names: tuple[str, ...]) -> FileImages:
     return FileImages(paths, np.repeat(np.arange(len(class_names), dtype=np.int64), counts_C))
 
 
+def _leads_back(folder: Path) -> bool:
+    """Return whether a folder is a link to one that it lies in: its images would come again and again."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+
+
 def _image_files(folder: Path) -> list[str]:
     """Return the paths of all images in a folder and the folders in it, in one order on every machine."""
     endings = known_extensions()
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(Path(place, name))]
         for name in files:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in endings:  # noqa: PTH122 - a million files
                 found.append(f"{place}{os.sep}{name}")
