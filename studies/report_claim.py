@@ -12,8 +12,9 @@ from markdown_table import table
 
 Row = Mapping[str, str]
 PLAIN = "bireal-published"
-REAL, SEARCHED = "real-16", "nasb-1.37"
 """Whose epoch is a plain training epoch."""
+REAL, SEARCHED = "real-16", "nasb-1.37"
+"""What a binary network of the same shape can reach at most, and ours that is compared with it."""
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ of `nasb compare`: one MAC is one operation, OPs = FLOPs + BOPs / 64; memory is 
 bits for any other number, batch norms folded ([contracts.md](contracts.md)).
 
 All are trained by the same stages and recipes as any other network (`--network.host NAME --architecture backbone`),
-exported by `nasb export` and run by the engine. `bireal_...` is the conversion of a host with every edge "none"
-(Bi-Real Net: Liu et al., ECCV 2018, arXiv 1808.00278).
+exported by `nasb export` and run by the engine. `bireal_HOST` is the conversion of a host with every edge "none"
+(`--network.host HOST --architecture backbone`; Bi-Real Net: Liu et al., ECCV 2018, arXiv 1808.00278).
 
 ## Cost at 224x224, 1,000 classes
 

@@ -39,6 +39,7 @@ def folder(tmp_path: Path) -> Path:
     (root / ".hidden").mkdir()
     (root / "cat" / "notes.txt").write_text("no image")
     (root / "cat" / ".DS_Store").write_bytes(b"x")
+    (root / "cat" / "loop").symlink_to("..")
     return root
 
 

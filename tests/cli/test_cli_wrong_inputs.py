@@ -105,6 +105,7 @@ def test_the_last_out_counts(tiny: Path, tmp_path: Path) -> None:
 
 def test_no_run_directory(refused: Refused, tiny: Path) -> None:
     refused("run", "--config", tiny, says=("--out is missing",))
+    refused("run", "--config", tiny, "--out", "", says=("--out is missing",))
     refused("run", "--config", tiny, "--out", says=("--out",))
 
 
@@ -246,6 +247,20 @@ def test_a_run_of_another_config(refused: Refused, tiny: Path, tmp_path: Path) -
     out = begin_run(tiny, tmp_path / "run")
     says = ("holds another run", "seed is 1 now, but the run was begun with 0")
     refused("run", "--config", tiny, "--out", out, "--seed", 1, says=says)
+
+
+def test_results_of_no_run(refused: Refused, tiny: Path, tmp_path: Path) -> None:
+    """An architecture that lies there would be trained in place of the one that is asked for."""
+    out = begin_run(tiny, tmp_path / "run")
+    (out / "config.yaml").unlink()
+    (out / "architecture.json").write_text("{}")
+    refused("run", "--config", tiny, "--out", out, says=("run: holds architecture.json, but no config.yaml",))
+
+
+def test_no_images_to_judge_architectures_by(refused: Refused, tmp_path: Path) -> None:
+    """Of 60 images a hundredth is none."""
+    flags = ["--config", "digits", "--data.train_limit", 60, "--search.alpha_share", 0.01]
+    refused("run", *flags, "--out", tmp_path / "run", says=("search.alpha_share is 0.01: of", "none are left"))
 
 
 def test_a_checkpoint_cut_short(refused: Refused, tiny: Path, tmp_path: Path) -> None:

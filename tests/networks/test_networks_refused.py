@@ -103,3 +103,10 @@ def test_what_is_not_known_is_refused_by_name(case):
 def test_an_input_shape_that_does_not_fit_is_refused(shape):
     with pytest.raises(UserError, match="Host does not run on an input of shape"):
         convert(Host(lambda s, x: s.conv1(x), conv1=conv()), shape)
+
+
+def test_weights_that_are_no_numbers():
+    host = Host(lambda s, x: s.conv1(x), conv1=conv())
+    nn.init.constant_(host.conv1.weight, float("nan"))
+    with pytest.raises(UserError, match="the output of Host is not a number; are its weights damaged"):
+        convert(host, SHAPE)

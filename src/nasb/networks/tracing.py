@@ -105,7 +105,9 @@ def trace(host: nn.Module, input_shape: tuple[int, int, int], keep_real: tuple[s
     _refuse_unknown(traced, keep_real)
     _check_output(traced, kind)
     found = traced(images_NCHW)
-    if not torch.allclose(found, wanted, 0, TOLERANCE * float(wanted.abs().max()), equal_nan=True):
+    if wanted.isnan().any():
+        raise UserError(f"convert: the output of {kind} is not a number; are its weights damaged?")
+    if not torch.allclose(found, wanted, 0, TOLERANCE * float(wanted.abs().max())):
         raise UserError(
             f"convert: {kind} computes something else than what was traced of it; does its forward draw at random in "
             "evaluation, or keep a state?"

@@ -47,7 +47,7 @@ class StageConfig:
     """Options of one training stage."""
 
     epochs: int = 20
-    """Epochs of the stage; 0 leaves the stage out."""
+    """Epochs of the stage."""
     optimizer: str = "adamw"
     """adamw or sgd."""
     learning_rate: float = 5e-3

@@ -63,6 +63,11 @@ class Pipeline:
         self.fabric: Fabric = create_fabric(config.hardware)
         self.data: ImageData = open_data(config.data, seed=config.seed, alpha_share=config.search.alpha_share)
         # Every fault of what the user gave shows before anything is written.
+        if config.architecture == "search" and not self.data.size("alpha"):
+            raise UserError(
+                f"search.alpha_share is {config.search.alpha_share:g}: of {self.data.size('train')} training images "
+                "none are left to judge architectures by; set it higher, or add images"
+            )
         self.networks = RunNetworks(config, self.data, Path(out))
         self.run = RunDirectory(out, config, writes=self.fabric.is_global_zero)
         if self.run.writes:

@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 STAGES = ("search", "pretrain", "finetune")
 LATENCY_TABLE = "latency-table.json"
+RESULTS = (
+    "architecture.json", "stages.json", "metrics.jsonl", "supernet.safetensors", "pretrained.safetensors",
+    "model.safetensors", "summary.json",
+)  # fmt: skip
+"""What stages leave."""
 
 
 class RunDirectory:
@@ -47,7 +52,7 @@ class RunDirectory:
 
     Raises:
         UserError: it holds a run of another config, or any run with ``resume: never``; another process works on it;
-            it cannot be written.
+            it cannot be written; it holds results, but no config.
     """
 
     def __init__(self, path: str | Path, config: RunConfig, *, writes: bool = True) -> None:
@@ -56,6 +61,7 @@ class RunDirectory:
         self._writer: SummaryWriter | None = None
         if not writes:
             return
+        self._refuse_what_is_of_no_run()
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -70,6 +76,15 @@ class RunDirectory:
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    def _refuse_what_is_of_no_run(self) -> None:
+        """Refuse results without a config: they would be taken for this run's own, or be lost."""
+        found = [name for name in RESULTS if (self.path / name).exists()]
+        if found and not (self.path / "config.yaml").exists():
+            raise UserError(
+                f"{self.path}: holds {', '.join(found)}, but no config.yaml that tells of which run; give another "
+                "directory to --out"
+            )
 
     def _take_lock(self) -> None:
         try:
