@@ -193,6 +193,7 @@ def test_help_tells_defaults(engine: Engine) -> None:
         (("info", "nothing.onnx"), "nothing.onnx"),
         (("bench", "classifier.onnx", "--against", "tensorflow"), 'unknown peer "tensorflow"'),
         (("bench", "classifier.onnx", "--against", "onnxruntime-int8"), "--real-model"),
+        (("bench", "classifier.onnx", "--real-model", "classifier.onnx"), "give --against onnxruntime or"),
         (("bench", "classifier.onnx", "--rounds", "0"), "rounds is 0"),
         (("bench", "classifier.onnx", "--threads", "0"), "threads is 0"),
     ],

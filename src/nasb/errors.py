@@ -11,6 +11,10 @@ class UserError(Exception):
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """Return the message for a name that is not among the known ones, with the closest known names."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=3)
-    hint = f" (closest: {', '.join(close)})" if close else ""
-    return f'unknown {kind} "{name}"; known: {", ".join(known)}{hint}'
+    return f'unknown {kind} "{name}"; known: {", ".join(known)}{closest(name, known)}'
+
+
+def closest(name: object, known: Iterable[str]) -> str:
+    """Return `` (closest: ...)`` with up to three of the known names, or nothing."""
+    close = difflib.get_close_matches(str(name), list(known), n=3)
+    return f" (closest: {', '.join(close)})" if close else ""

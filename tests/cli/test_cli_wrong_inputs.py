@@ -43,6 +43,7 @@ def begin_run(config: Path, out: Path) -> Path:
         ("data: {download: perhaps}", "data.download"),
         ("data: {mean: [a, b, c]}", "data.mean"),
         ("network: {options: {width: [1]}}", "network.options"),
+        ("network: {host: [1]}", "config.yaml: network.host is [1]; give text"),
         ("search: [1, 2]", "search"),
         ("search: 3", "search"),
         ("- 1\n- 2", "must be a mapping of keys, not list"),
@@ -75,6 +76,12 @@ def test_a_config_that_is_not_there(refused: Refused, tmp_path: Path, name: str)
         (["--pretrain.teacher_weights", "x"], "pretrain: teacher is auto and teacher_weights is x"),
         (["--hardware.threads", "0"], "hardware.threads"),
         (["--checkpoint_minutes", "-1"], "checkpoint_minutes is -1"),
+        (["--checkpoint_minutes", ".nan"], "checkpoint_minutes is nan"),
+        (["--finetune.learning_rate", ".inf"], "finetune.learning_rate is inf; it must be a number above 0"),
+        (["--search.alpha_learning_rate", ".inf"], "search.alpha_learning_rate is inf"),
+        (["--finetune.epoch", "3"], "unknown option --finetune.epoch (closest: --finetune.epochs"),
+        (["--architecture=search", "--search.operations", "[]"], "search.operations is []: there is nothing to choose"),
+        (["--architecture=search", "--search.operations", "[none]"], "search.operations is ['none']: there is nothing"),
         (["--search.epochs", "many"], "--search.epochs is many; give a whole number"),
         (["--search.budget", "much"], "--search.budget is much; give a number"),
         (["--data.train_limit", "few"], "--data.train_limit is few; give a whole number"),
@@ -87,6 +94,26 @@ def test_a_config_that_is_not_there(refused: Refused, tmp_path: Path, name: str)
 )
 def test_flags(refused: Refused, tiny: Path, tmp_path: Path, flags: list[str], says: str) -> None:
     refused("run", "--config", tiny, "--out", tmp_path / "run", *flags, says=(says,))
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_later_stage_without_a_run(refused: Refused, tiny: Path, tmp_path: Path, stage: str) -> None:
+    flags = ("--config", tiny, "--architecture", "search", "--pretrain.epochs", 1, "--out", tmp_path / "typo")
+    refused(stage, *flags, says=(f"typo: is no run directory, and {stage} needs search", "nasb search --out"))
+
+
+def test_what_print_config_writes_is_a_config(command: Command, tiny: Path, tmp_path: Path) -> None:
+    text = command("run", "--config", tiny, "--out", tmp_path / "run", "--devices", 1, "--print_config").out
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(text)
+    config, out = parse_run("run", "", ["--config", str(printed)])
+    assert out == tmp_path / "run"
+    assert config == parse_run("run", "", ["--config", str(tiny), "--out", "x"])[0]
+
+
+def test_a_stage_that_is_left_out_may_keep_its_other_options(tiny: Path) -> None:
+    flags = ["--config", str(tiny), "--pretrain.epochs", "0", "--pretrain.warmup_epochs", "5", "--out", "x"]
+    assert parse_run("run", "", flags)[0].stages() == ["finetune"]
 
 
 def test_a_second_config_is_checked_too(refused: Refused, tiny: Path, tmp_path: Path) -> None:
@@ -148,6 +175,10 @@ def test_an_unknown_name_lists_the_closest(
     line = refused(*arguments, says=("unknown", "known: ", "(closest: "))
     assert closest in line.split("(closest: ")[1].split(")")[0].split(", ")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_list_without_a_kind(refused: Refused) -> None:
+    refused("list", says=("give what to list: networks, operations, strategies, datasets, recipes",))
 
 
 @pytest.mark.parametrize("kind", ["networks", "operations", "strategies", "datasets", "recipes"])
@@ -266,7 +297,7 @@ def test_no_images_to_judge_architectures_by(refused: Refused, tmp_path: Path) -
 def test_a_checkpoint_cut_short(refused: Refused, tiny: Path, tmp_path: Path) -> None:
     out = begin_run(tiny, tmp_path / "run")
     cut(out / "checkpoints" / "finetune.pt")
-    says = ("finetune.pt: is not a whole checkpoint", "Delete it")
+    says = ("finetune.pt: is damaged, or no checkpoint of this run. Delete it",)
     refused("run", "--config", tiny, "--out", out, says=says, begun=True)
 
 

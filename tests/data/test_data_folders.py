@@ -1,7 +1,9 @@
+import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,8 +41,25 @@ def test_parts_and_classes(make_folder: MakeFolder) -> None:
     )
 
 
-def test_the_validation_folder_may_have_its_long_name(make_folder: MakeFolder) -> None:
-    assert open_folder(make_folder({"train": 4, "validation": 2})).size("validation") == 4
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_the_validation_folder_may_have_other_names(make_folder: MakeFolder, name: str) -> None:
+    assert open_folder(make_folder({"train": 4, name: 2})).size("validation") == 4
+
+
+@pytest.mark.parametrize("place", ["train", "train/bee"])
+def test_a_folder_that_may_not_be_read_is_named(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    root, scandir = make_folder({"train": 4}), os.scandir
+
+    def refuse(path: Any) -> Any:  # a test may run as root, who may read everything
+        if Path(path) == root / place:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=f'"{root / place}" cannot be read: Permission denied'):
+        open_folder(root)
 
 
 def test_without_val_and_test_folders(make_folder: MakeFolder) -> None:

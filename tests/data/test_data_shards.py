@@ -1,5 +1,6 @@
 """Shards: the folder's images and classes in the folder's batches; readable by webdataset; damage is told by name."""
 
+import shutil
 import tarfile
 import warnings
 from collections.abc import Callable
@@ -200,6 +201,24 @@ def test_what_cannot_be_indexed(
                 _add(tar, member, data)
     assert main(["shards", "--index", str(tmp_path)]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_shards_are_not_packed_again(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["shards", str(shards), "-o", str(tmp_path / "again")]) == 2
+    assert "holds shards already; give the folder of images" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\u2028b", "a\r"])
+def test_a_class_whose_name_is_no_line(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    copy = shutil.copytree(root, tmp_path / "copy")
+    for part in copy.iterdir():
+        (part / "ant").rename(part / name)
+    assert main(["shards", str(copy), "-o", str(tmp_path / "out")]) == 2
+    assert f"the class {name!r} cannot be told in classes.txt" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

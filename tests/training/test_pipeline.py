@@ -97,13 +97,14 @@ def test_a_finished_run_is_not_run_again(finished: Path, capsys: pytest.CaptureF
     before = (finished / "metrics.jsonl").read_bytes()
     assert run("run", "--out", finished) == 0
     assert (finished / "metrics.jsonl").read_bytes() == before
+    assert "search: finished before, kept" in capsys.readouterr().err
 
 
 def test_stages_alone_in_order(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     tiny.write_text(tiny.read_text().replace("checkpoint_minutes: 0", "checkpoint_minutes: 60"))
     assert run("finetune", "--config", tiny, "--out", out) == 2
-    assert "finetune needs search, which has not been finished" in capsys.readouterr().err
+    assert "is no run directory, and finetune needs search" in capsys.readouterr().err
     assert run("search", "--config", tiny, "--out", out) == 0
     assert run("finetune", "--out", out) == 2
     assert "finetune needs pretrain, which has not been finished" in capsys.readouterr().err

@@ -68,8 +68,12 @@ def test_all_begin_with_the_hosts_weights_and_get_the_same_result_again(
     assert all(torch.equal(one[name], other[name]) for name in common)
 
 
-def test_what_is_finished_is_not_run_again(pipeline: Pipeline, candidates: list[Cells], tmp_path: Path) -> None:
+def test_what_is_finished_is_not_run_again(
+    pipeline: Pipeline, candidates: list[Cells], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = race_of(pipeline, tmp_path).results(candidates)
+    told = capsys.readouterr().err
+    assert f"race: architecture 2 of 3: loss {whole[1].loss:.4g}, Top-1 {whole[1].top1:.2f}%" in told
     rows = json.loads((tmp_path / FILE).read_text())
     (tmp_path / FILE).write_text(json.dumps(rows[:1]))
     ran = []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nasb.training.run_directory import STAGES
+from nasb.training.config import STAGES
 
 SAME = ("architecture.json", "metrics.jsonl", "pretrained.safetensors", "model.safetensors")
 COMMAND = [sys.executable, "-c", "import sys; from nasb.cli import main; sys.exit(main(sys.argv[1:]))"]

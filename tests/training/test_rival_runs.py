@@ -191,6 +191,7 @@ def test_the_gradient_of_ir_net_sharpens_from_epoch_to_epoch(tmp_path: Path, mon
             ['unknown host network "xnor_resnet21"', "closest: xnor_resnet20"],
         ),
         ({"network": NetworkConfig(host="xnor_resnet20", options={"bases": 2})}, ['unknown option "bases"']),
+        ({"network": NetworkConfig(host="quicknet")}, ["quicknet: does not run on images of 1x8x8", "data.image_size"]),
     ],
 )
 def test_what_a_hand_made_network_has_not_is_refused(changes: dict[str, Any], words: list[str], tmp_path: Path) -> None:

@@ -141,6 +141,8 @@ def bench(
             raise EngineError(f'unknown peer "{name}"; known: {", ".join(PEERS)}')
     if threads < 1:
         raise EngineError(f"threads is {threads}; give an integer >= 1, since all peers must have the same number")
+    if real_model is not None and not against:
+        raise EngineError(f"--real-model is for peers that run it; give --against {' or '.join(PEERS)}")
     session = Session(model, threads=threads, kernel=kernel)
     image_NCHW = np.random.default_rng(0).standard_normal((1, *session.input_shape), np.float32)
     runners: dict[str, Runner] = {ENGINE: lambda: session.run(image_NCHW)}

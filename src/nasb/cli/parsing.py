@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from nasb.errors import UserError, unknown_name
+from nasb.errors import UserError, closest, unknown_name
 from nasb.recipes import recipe_path
 
 if TYPE_CHECKING:
@@ -21,7 +21,17 @@ PLUGIN_HELP = "Python file that registers your own networks, or a factory: file.
 # How jsonargparse tells that a value is of another type, and our words for the types.
 WRONG_VALUE = re.compile(r'Parser key "(?P<key>[^"]+)":.*?(?:Got|Given) value: (?P<value>[^\n]*)$', re.DOTALL)
 WRONG_KIND = re.compile(r"Expected a <class '(\w+)'>")
-KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "a list", "dict": "a mapping"}
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "tuple": "a list",
+    "dict": "a mapping",
+}
+UNKNOWN_FLAG = re.compile(r"unrecognized arguments: (?P<flag>--[^\s=]+)")
+FLAGS_ONLY = {"out": None, "devices": None, "nodes": None}
+"""What a config file may hold beside a run's keys, as --print_config writes it."""
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -35,6 +45,9 @@ class Parser(ArgumentParser):
         kinds = [KINDS[kind] for kind in WRONG_KIND.findall(message) if kind in KINDS]
         if wrong is not None and kinds:
             message = f"--{wrong['key']} is {wrong['value']}; give {' or '.join(dict.fromkeys(kinds))}"
+        if (unknown := UNKNOWN_FLAG.search(message)) is not None:
+            close = closest(unknown["flag"], self._option_string_actions)
+            message = f"unknown option {unknown['flag']}{close}; {self.prog} --help shows all"
         raise UserError(message) from None
 
 
@@ -110,7 +123,7 @@ def check_yaml(path: Path) -> None:
         raise UserError(f"{path}: must be a mapping of keys, not {type(values).__name__}")
     if repeated is not None:
         raise UserError(f"{path}: the key {repeated} stands there twice; keep one of them")
-    known = RunConfig().to_dict()
+    known = RunConfig().to_dict() | FLAGS_ONLY
     for key, value in values.items():
         if key not in known:
             raise UserError(f"{path}: {unknown_name('key', key, known)}")

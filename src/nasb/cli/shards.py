@@ -25,14 +25,16 @@ def shards_command(arguments: Sequence[str]) -> None:
         raise UserError(f"--megabytes is {values.megabytes}; it must be at least 1")
     if values.index == (values.output is not None):
         raise UserError("give either --output, the folder of the shards to write, or --index, for shards that exist")
-    from nasb.data._folders import existing_folder, image_folder
-    from nasb.data._shards import write_index, write_shards
+    from nasb.data._folders import VALIDATION, existing_folder, image_folder
+    from nasb.data._shards import holds_shards, write_index, write_shards
 
     if values.index:
         images = write_index(existing_folder(values.root))
         print(f"{values.root}: " + ", ".join(f"{part} {count:,} images" for part, count in images.items()))
         return
-    source = image_folder(values.root, validation=("val", "validation"), test="test")
+    if holds_shards(values.root):
+        raise UserError(f"{values.root}: holds shards already; give the folder of images that they were made of")
+    source = image_folder(values.root, validation=VALIDATION, test="test")
     print(", ".join(f"{part} {len(images.targets):,} images" for part, images in source.parts.items()), file=sys.stderr)
     out = Path(values.output).expanduser()
     shards = write_shards(source, out, shard_bytes=values.megabytes * 10**6, seed=values.seed)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nasb.cli.parsing import parse_run
+from nasb.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,6 +33,11 @@ def finetune_command(arguments: Sequence[str]) -> None:
 
 def _run(command: str, description: str, arguments: Sequence[str], stage: str | None) -> None:
     config, out = parse_run(command, description, arguments)
+    if stage in config.stages()[1:] and not (out / "config.yaml").exists():
+        earlier = config.stages()[0]
+        raise UserError(
+            f"{out}: is no run directory, and {stage} needs {earlier}; run `nasb {earlier} --out {out}` first"
+        )
     from nasb.training.launch import is_launched, launch
 
     if config.hardware.devices * config.hardware.nodes > 1 and not is_launched():

@@ -49,13 +49,13 @@ def _digits(config: "DataConfig") -> "Source":
 
 
 def _folder(config: "DataConfig") -> "Source":
-    from nasb.data._folders import image_folder
+    from nasb.data._folders import VALIDATION, image_folder
     from nasb.data._shards import holds_shards, sharded_images
 
     root = str(config.root)
     if holds_shards(root):
         return sharded_images(root, test="test")
-    return image_folder(root, validation=("val", "validation"), test="test")
+    return image_folder(root, validation=VALIDATION, test="test")
 
 
 def _imagenet(config: "DataConfig") -> "Source":

@@ -9,6 +9,9 @@ from nasb.data._reading import known_extensions
 from nasb.data._sources import FileImages, Source
 from nasb.errors import UserError
 
+VALIDATION = ("val", "valid", "validation")
+"""Names that a validation folder may have."""
+
 
 def image_folder(root: str, *, validation: tuple[str, ...], test: str) -> Source:
     """List the images under root/train and, where they exist, a validation folder and a test folder.
@@ -23,6 +26,13 @@ def image_folder(root: str, *, validation: tuple[str, ...], test: str) -> Source
     Raises:
         UserError: no root, no train/, no classes, an empty class, or a part whose classes are not those of train/.
     """
+    try:
+        return _listed(root, validation, test)
+    except OSError as error:
+        raise UserError(f'"{error.filename}" cannot be read: {error.strerror or error}') from None
+
+
+def _listed(root: str, validation: tuple[str, ...], test: str) -> Source:
     folder = existing_folder(root)
     if not (folder / "train").is_dir():
         if any(folder.glob("*.tar")):
@@ -91,11 +101,15 @@ def _leads_back(folder: Path) -> bool:
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def _image_files(folder: Path) -> list[str]:
     """Return the paths of all images in a folder and the folders in it, in one order on every machine."""
     endings = known_extensions()
     found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(Path(place, name))]
         for name in files:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in endings:  # noqa: PTH122 - a million files

@@ -72,6 +72,16 @@ class ImageData:
             return size // self._batch_size
         return -(-size // self._batch_size)
 
+    def check_shared(self, part: str, world_size: int) -> None:
+        """Refuse more processes than a training batch of the part has images.
+
+        Raises:
+            UserError: a batch is too small for `world_size`.
+        """
+        size = self.images_per_step(part)
+        if size < world_size:
+            raise UserError(f"data.batch_size: a batch of {size} images cannot be shared by {world_size} processes")
+
     def images_per_step(self, part: str) -> int:
         """Return the number of images in one training batch of a part, over all processes."""
         return min(self._batch_size, self.size(part))
@@ -115,9 +125,8 @@ class ImageData:
         numbers_N, steps = self._some_numbers(part), self.steps_per_epoch(part)
         if epoch < 0 or not 0 <= start_step <= steps:
             raise ValueError(f"epoch {epoch}, start_step {start_step}: must be >= 0, and at most {steps} steps")
+        self.check_shared(part, world_size)
         size = self.images_per_step(part)
-        if size < world_size:
-            raise UserError(f"data.batch_size: a batch of {size} images cannot be shared by {world_size} processes")
         order_N = numbers_N[shuffled(len(numbers_N), seed, "shuffle", part, epoch)]
         index_batches = [order_N[_slice(step * size, size, rank, world_size)] for step in range(start_step, steps)]
         bits_batches = [draw_bits(batch_N, seed, "augment", part, epoch) for batch_N in index_batches]

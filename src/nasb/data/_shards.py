@@ -34,8 +34,8 @@ _PART = re.compile(r"(?:^|[-_.])(train|validation|val|test)(?=[-_.])")
 
 
 def holds_shards(root: str) -> bool:
-    """Return whether a folder holds shards with their index."""
-    return (Path(root).expanduser() / INDEX).is_file()
+    """Return whether a folder holds shards with their index; False also of one that cannot be read."""
+    return os.path.isfile(Path(root).expanduser() / INDEX)  # noqa: PTH113 - which raises nothing
 
 
 def sharded_images(root: str, *, test: str) -> Source:
@@ -92,8 +92,12 @@ def write_shards(source: Source, out: Path, *, shard_bytes: int, seed: int) -> d
     Returns:
         Number of shards of each part.
     Raises:
-        UserError: the folder is in use or cannot be written, or an image cannot be read.
+        UserError: the folder is in use or cannot be written, an image cannot be read, or a class's name is no line of
+            classes.txt.
     """
+    for name in source.class_names:
+        if not name or name.splitlines() != [name]:
+            raise UserError(f"the class {name!r} cannot be told in {CLASSES}, a line each; rename its folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f'"{out}" is not an empty folder; give another one, or empty it')
     try:

@@ -122,8 +122,8 @@ class SearchConfig:
             *("learning_rate", "alpha_learning_rate", "temperature", "final_temperature", "entropy_decay"),
             *(() if self.budget_ms is None else ("budget_ms",)),
         ):
-            if not getattr(self, key) > 0:
-                raise UserError(f"search.{key} is {getattr(self, key)}; it must be above 0")
+            if not 0 < getattr(self, key) < float("inf"):
+                raise UserError(f"search.{key} is {getattr(self, key)}; it must be a number above 0")
         for key in ("budget_weight", "entropy_weight", "race_epochs"):
             if not 0 <= getattr(self, key) < float("inf"):
                 raise UserError(f"search.{key} is {getattr(self, key)}; it must not be negative")

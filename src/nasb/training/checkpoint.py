@@ -78,6 +78,7 @@ def load_checkpoint(path: Path, stage: str) -> tuple[Position, int, dict[str, An
         return Position(values["epoch"], values["step"], values["seconds"]), values["metrics_bytes"], values["state"]
     except UserError:
         raise
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: is not a whole checkpoint of this run ({reason}). {mend}") from None
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception:  # a damaged file may raise anything, and torch's words are advice to who writes programs
+        raise UserError(f"{path}: is damaged, or no checkpoint of this run. {mend}") from None

@@ -12,6 +12,7 @@ from nasb.data.config import DataConfig
 from nasb.errors import UserError, unknown_name
 from nasb.search.config import SearchConfig
 
+STAGES = ("search", "pretrain", "finetune")
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "linear", "steps", "constant")
 ACTIVATION_PHASES = ("hardtanh", "tanh", "sign")
@@ -98,15 +99,15 @@ class StageConfig:
         if not 0 <= self.distillation_weight <= 1:
             raise UserError(f"{where}.distillation_weight is {self.distillation_weight}; accepted: 0 to 1")
         for key in ("learning_rate", "distillation_temperature"):
-            if not getattr(self, key) > 0:
-                raise UserError(f"{where}.{key} is {getattr(self, key)}; it must be above 0")
+            if not 0 < getattr(self, key) < float("inf"):
+                raise UserError(f"{where}.{key} is {getattr(self, key)}; it must be a number above 0")
         rising = all(a < b for a, b in zip((0, *self.milestones), (*self.milestones, float("inf")), strict=True))
         if (self.schedule == "steps") != bool(self.milestones) or not rising:
             raise UserError(
                 f"{where}.milestones is {list(self.milestones)} and {where}.schedule is {self.schedule}; "
                 "milestones are epochs above 0 in rising order, for the schedule steps alone"
             )
-        if self.warmup_epochs > self.epochs:
+        if self.epochs and self.warmup_epochs > self.epochs:
             raise UserError(
                 f"{where}.warmup_epochs is {self.warmup_epochs}; accepted: 0 to {where}.epochs ({self.epochs})"
             )
@@ -215,8 +216,17 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.resume not in ("auto", "never"):
             raise UserError(f"resume is {self.resume!r}; accepted: auto, never")
-        if self.checkpoint_minutes < 0:
+        if not self.checkpoint_minutes >= 0:
             raise UserError(f"checkpoint_minutes is {self.checkpoint_minutes}; it must not be negative")
+
+    def stages(self) -> list[str]:
+        """Return the stages that the run has, in their order."""
+        left_out = set()
+        if self.architecture != "search":
+            left_out.add("search")
+        if self.pretrain.epochs == 0:
+            left_out.add("pretrain")
+        return [stage for stage in STAGES if stage not in left_out]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as plain values, as in a YAML recipe."""

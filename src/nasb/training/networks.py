@@ -9,7 +9,7 @@ from torch import nn
 
 from nasb.cells.architecture import Architecture, Edge
 from nasb.cells.config import CellConfig
-from nasb.cells.operations import OPERATIONS
+from nasb.cells.operations import NONE, OPERATIONS
 from nasb.cost.latency import LatencyTable, network_key
 from nasb.data import ImageData
 from nasb.errors import UserError
@@ -46,6 +46,7 @@ class RunNetworks:
         backbone = self.backbone()
         self.plan: Plan | None = None if is_rival(config.network.name) else plan_of(backbone)
         """What becomes of the host's convolutions; None of a hand-made network."""
+        self._check_runs(backbone)
         self._check_classes()
         self.table = self._latency_table(out, backbone)
         self._check_files()
@@ -115,6 +116,20 @@ class RunNetworks:
         if self.config.search.latency_table is not None:
             raise UserError(f"{what}: leave search.latency_table out, which is for networks that are searched")
 
+    def _check_runs(self, network: nn.Module) -> None:
+        """Refuse images that a hand-made network cannot take; conversion has seen to it for all others."""
+        if self.plan is not None:
+            return
+        try:
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, *self.data.input_shape))
+        except (RuntimeError, ValueError) as error:
+            size = "x".join(map(str, self.data.input_shape))
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{self.config.network.name}: does not run on images of {size} ({reason}); set another data.image_size"
+            ) from None
+
     def _check_classes(self) -> None:
         """Refuse a network of the user's own that has another number of outputs than the data has classes."""
         if self.plan is not None and self.plan.outputs != self.data.num_classes:
@@ -128,6 +143,11 @@ class RunNetworks:
         for name in self.config.search.operations or ():
             OPERATIONS[name]  # raises with the closest known names
         if self.config.architecture == "search":
+            if self.config.search.operations is not None and set(self.config.search.operations) <= {NONE}:
+                raise UserError(
+                    f"search.operations is {list(self.config.search.operations)}: there is nothing to choose from; "
+                    f"name operations besides {NONE}, or leave it out"
+                )
             STRATEGIES[self.config.search.strategy].check_installed()
         for stage in (self.config.pretrain, self.config.finetune):
             self.teacher(stage)

@@ -35,7 +35,7 @@ from nasb.training.loop import run_stage
 from nasb.training.networks import RunNetworks
 from nasb.training.race import Race
 from nasb.training.ranks import LostRankError, is_lost_rank
-from nasb.training.run_directory import LATENCY_TABLE, STAGES, RunDirectory
+from nasb.training.run_directory import LATENCY_TABLE, RunDirectory
 from nasb.training.search_stage import SearchStage
 from nasb.training.train_stage import TrainStage
 
@@ -68,6 +68,8 @@ class Pipeline:
                 f"search.alpha_share is {config.search.alpha_share:g}: of {self.data.size('train')} training images "
                 "none are left to judge architectures by; set it higher, or add images"
             )
+        for part in ("train", *(("weights", "alpha") if config.architecture == "search" else ())):
+            self.data.check_shared(part, self.fabric.world_size)
         self.networks = RunNetworks(config, self.data, Path(out))
         self.run = RunDirectory(out, config, writes=self.fabric.is_global_zero)
         if self.run.writes:
@@ -134,12 +136,7 @@ class Pipeline:
 
     def stages(self) -> list[str]:
         """Return the stages that this config has."""
-        left_out = set()
-        if self.config.architecture != "search":
-            left_out.add("search")
-        if self.config.pretrain.epochs == 0:
-            left_out.add("pretrain")
-        return [stage for stage in STAGES if stage not in left_out]
+        return self.config.stages()
 
     def run_stages(self, asked: Sequence[str]) -> None:
         """Run the asked stages that are not finished.
@@ -157,6 +154,7 @@ class Pipeline:
                     f"run `nasb {missing[0]} --out {self.run.path}` first"
                 )
             if stage in self.run.finished():
+                self.fabric.print(f"{stage}: finished before, kept", file=sys.stderr)
                 continue
             torch.manual_seed(derive_seed(self.config.seed, stage))
             {"search": self._search, "pretrain": self._pretrain, "finetune": self._finetune}[stage]()

@@ -65,7 +65,7 @@ class Race:
         title = f"race of {len(candidates)} architectures"
         left = sum(_key(cells) not in known for cells in candidates)
         with StageProgress(title, len(candidates), len(candidates) - left, quiet=not self.fabric.is_global_zero) as bar:
-            for cells in candidates:
+            for number, cells in enumerate(candidates, 1):
                 key = _key(cells)
                 if key not in known:
                     began = time.perf_counter()
@@ -73,6 +73,11 @@ class Race:
                     self.seconds[key] = time.perf_counter() - began
                     self._keep(known)
                     bar.advance()
+                    loss, top1 = known[key].loss, known[key].top1
+                    bar.note(
+                        f"{self.name}: architecture {number} of {len(candidates)}: loss {loss:.4g}, Top-1 {top1:.2f}% "
+                        f"after {self.seconds[key]:.0f} s of training"
+                    )
         return [known[_key(cells)] for cells in candidates]
 
     def _run(self, stage: TrainStage) -> Result:

@@ -33,7 +33,6 @@ from nasb.training.config import RunConfig, first_difference
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-STAGES = ("search", "pretrain", "finetune")
 LATENCY_TABLE = "latency-table.json"
 RESULTS = (
     "architecture.json", "stages.json", "metrics.jsonl", "supernet.safetensors", "pretrained.safetensors",
