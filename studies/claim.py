@@ -95,7 +95,7 @@ def chosen_trial(done: list[dict[str, str]], data: str, method: str) -> tuple[fl
         return chosen_trial(done, data, other)
     results = {}
     for trial in TRIALS:
-        keys = [Job(data, method, *trial, seed).row_key() for seed in METHODS[method].all_seeds()]
+        keys = [Job(data, method, *trial, seed).row_key() for seed in METHODS[method].all_seeds(data)]
         found = {key_of(row): float(row["validation_top1"]) for row in done if key_of(row) in keys}
         if keys[0] not in found:
             return None
@@ -106,9 +106,9 @@ def chosen_trial(done: list[dict[str, str]], data: str, method: str) -> tuple[fl
 
 
 def planned(sets: Iterable[str], names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the data sets and methods of the study among these: tier B is for CIFAR-10 alone."""
+    """Yield the data sets and methods of the study among these."""
     for data in sets:
-        yield from ((data, name) for name in names if METHODS[name].tier == "A" or data == "cifar10")
+        yield from ((data, name) for name in names if data in METHODS[name].sets())
 
 
 def pending(done: list[dict[str, str]], sets: list[str], names: list[str]) -> Iterator[Job]:
@@ -117,7 +117,7 @@ def pending(done: list[dict[str, str]], sets: list[str], names: list[str]) -> It
     for data, name in planned(sets, names):
         method, trial = METHODS[name], chosen_trial(done, data, name)
         if trial is not None:
-            jobs = [Job(data, name, *trial, seed) for seed in method.all_seeds()]
+            jobs = [Job(data, name, *trial, seed) for seed in method.all_seeds(data)]
             # A run whose exported network is lost before its test images are read is done again.
             ready = {job for job in jobs if job.model().exists() or job.row_key() in sealed}
             yield from (job for job in jobs if job.row_key() not in finished or job not in ready)
@@ -346,7 +346,7 @@ def status(names: list[str]) -> None:
             trial = chosen_trial(done, data, name)
             if trial is None:
                 continue
-            keys = {Job(data, name, *trial, seed).row_key() for seed in method.all_seeds()}
+            keys = {Job(data, name, *trial, seed).row_key() for seed in method.all_seeds(data)}
             found = [float(row["validation_top1"]) for row in done if key_of(row) in keys]
             if not found:
                 continue
@@ -365,7 +365,7 @@ def final(runner: Runner, names: list[str]) -> None:
         trial = chosen_trial(done, data, name)
         if trial is None:
             sys.exit(f"{data}: {name} has the settings of {METHODS[name].as_in}, whose trials are not trained yet")
-        jobs += [Job(data, name, *trial, seed) for seed in METHODS[name].all_seeds()]
+        jobs += [Job(data, name, *trial, seed) for seed in METHODS[name].all_seeds(data)]
     for job in jobs:
         if job.row_key() in sealed:
             continue

@@ -75,7 +75,7 @@ class Claim:
         trial = self.trial(data, name)
         if trial is None:
             return []
-        keys = [Job(data, name, *trial, seed).row_key() for seed in METHODS[name].all_seeds()]
+        keys = [Job(data, name, *trial, seed).row_key() for seed in METHODS[name].all_seeds(data)]
         found = {key_of(dict(row)): row for row in self.runs}
         return [found[key] for key in keys if key in found]
 
