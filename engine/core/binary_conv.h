@@ -60,6 +60,7 @@ class BinaryConv {
   };
 
   void pack_for_lookup();
+  void find_zones();
   void pack_for_words();
   void run_lookup(const uint32_t* signs, const Epilogue&, ThreadPool&, uint8_t* shared, uint8_t* threads) const;
   void run_words(const uint32_t* signs, const Epilogue&, ThreadPool&, uint8_t* shared, uint8_t* threads) const;
@@ -85,13 +86,15 @@ class BinaryConv {
   int run_length_ = 0;
   AlignedVector<uint8_t> lookup_;  // [group][block][nibble][kBlock]
   std::vector<Entry> entries_;
+  std::vector<LutZone> zones_;  // of all pairs of the image
   int entry_step_ = 1, wrap_ = -1, code_rows_ = 0;
-  int columns_ = 0;  // of codes that one work item makes
-  int half_ = 0;     // pixels of the first of two runs that make the pairs of a flat 1x1; 0: pairs are neighbours
+  int columns_a_pair_ = 0;  // from a pair's entry to the next one's
+  int columns_ = 0;         // of codes that one work item makes
+  int half_ = 0;  // pixels of the first of two runs that make the pairs of a flat 1x1; 0: pairs are neighbours
   int joined_begin_ = 0, joined_end_ = 0;  // entries whose pixels, and their words' nibbles, stand side by side
   bool narrow_ = false;                    // ... once their words, of 16 channels each, are closed up
-  std::vector<uint32_t> blank_;            // a pixel outside of the image: its words and, of each nibble, its state
-  std::vector<uint8_t> outside_;
+  std::vector<uint32_t> blank_;  // words of a pixel outside of the image, and what its states add to a pair's codes
+  std::vector<uint16_t> outside_first_, outside_second_;
   std::vector<uint16_t> blank_codes_;  // of a pair outside of the image, all groups
   // Words:
   AlignedVector<uint32_t> words_;  // [group][block][slice][word][kSlice]

@@ -23,6 +23,10 @@ struct Table {
   }
 };
 
+void add_bits(const uint16_t* __restrict bits, uint16_t* __restrict codes, int count) {
+  for (int n = 0; n < count; ++n) codes[n] |= bits[n];
+}
+
 const Table& table() {
   static const Table t;
   return t;
@@ -60,8 +64,10 @@ void BinaryConv::pack_for_lookup() {
   const bool odd = f.out_width % 2 && !half_;
   entry_step_ = f.kernel_width > 1 || half_ ? 1 : odd ? f.stride_width : 2 * f.stride_width;
   const int apart = half_ ? half_ : f.stride_width;
+  columns_a_pair_ = 2 * f.stride_width / entry_step_;
   const int reach = (f.kernel_width - 1) * f.dilation_width;
-  const int width = half_ ? half_ : (f.out_width - 1) * f.stride_width + reach + 1;
+  const int last = std::max(f.out_width - 2, 0);  // pixel that begins a row's last pair of its own
+  const int width = half_ ? half_ : last * f.stride_width + reach + 1;
   for (int x = 0; x < width; x += entry_step_) entries_.push_back({x - f.pad_left, x - f.pad_left + apart, 0});
   narrow_ = f.groups == 1 && f.group_inputs() == 16;
   if (entry_step_ == 1 && (narrow_ || f.group_inputs() % 32 == 0)) {
@@ -83,18 +89,45 @@ void BinaryConv::pack_for_lookup() {
       offsets_.push_back((ky * f.dilation_height * row + kx * f.dilation_width) * pixel_nibbles);
   shared_bytes_ += aligned(sizeof(uint16_t) * code_rows_ * row * pixel_nibbles);
   blank_.assign(group_words_, 0);
-  outside_.assign(group_nibbles_, pad_value_ == 0 ? kOutside : pad_value_ > 0 ? 0 : 15);
-  if (pad_value_ < 0 && inputs % 4) outside_.back() = static_cast<uint8_t>((1 << inputs % 4) - 1);
+  for (int n = 0; n < group_nibbles_; ++n) {
+    int state = pad_value_ == 0 ? kOutside : pad_value_ > 0 ? 0 : 15;
+    if (pad_value_ < 0 && n + 1 == group_nibbles_ && inputs % 4) state = (1 << inputs % 4) - 1;
+    outside_first_.push_back(static_cast<uint16_t>(state << 4));
+    outside_second_.push_back(static_cast<uint16_t>(state << 9));
+  }
   for (int g = 0; g < f.groups; ++g)
-    for (const uint8_t state : outside_) blank_codes_.push_back(static_cast<uint16_t>(state << 4 | state << 9));
+    for (int n = 0; n < group_nibbles_; ++n) blank_codes_.push_back(outside_first_[n] | outside_second_[n]);
+  find_zones();
   const int most = isa_.lut_blocks > 1 && blocks_ == 1 ? 2 * kTilePairs : kTilePairs;
   const int pairs = (f.pixels() + 1) / 2, tiles = (pairs + most - 1) / most;
   tile_ = (pairs + tiles - 1) / tiles;
   tile_ += tile_ % 2 && tiles > 1;
   thread_bytes_ = aligned(sizeof(void*) * tile_) + aligned(sizeof(float) * 2 * tile_) +
+                  aligned(sizeof(LutZone) * zones_.size()) +
                   aligned(sizeof(uint16_t) * 2 * tile_ * kBlock * isa_.lut_blocks);
   columns_ = std::max(1, 4096 / pixel_nibbles);
   if (narrow_) thread_bytes_ = std::max(thread_bytes_, aligned(2 * sizeof(uint16_t) * columns_));
+}
+
+// Pairs in turn that see the same rows of taps. A row of taps outside of a zero border adds nothing, and is left out.
+void BinaryConv::find_zones() {
+  const ConvShape& f = flat_;
+  const int pairs = (f.pixels() + 1) / 2, row = f.kernel_width * group_nibbles_;
+  const auto inside = [&](int pixel, int ky) {
+    const int y = pixel / f.out_width * f.stride_height - f.pad_top + ky * f.dilation_height;
+    return y >= 0 && y < f.in_height;
+  };
+  for (int p = 0; p < pairs; ++p) {
+    int first = 0, end = f.kernel_height;
+    if (pad_value_ == 0 && !half_) {
+      const int a = 2 * p, b = std::min(2 * p + 1, f.pixels() - 1);
+      while (first + 1 < end && !inside(a, first) && !inside(b, first)) ++first;
+      while (end - 1 > first && !inside(a, end - 1) && !inside(b, end - 1)) --end;
+    }
+    if (zones_.empty() || zones_.back().begin != first * row || zones_.back().end != end * row)
+      zones_.push_back({p, p, first * row, end * row});
+    zones_.back().pair_end = p + 1;
+  }
 }
 
 void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, ThreadPool& pool, uint8_t* shared,
@@ -114,8 +147,8 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
       return reinterpret_cast<const uint8_t*>(words ? words : blank_.data());
     };
     isa_.pair_codes(bytes(first), bytes(second), to, group_nibbles_);
-    for (int n = 0; n < group_nibbles_ && !first; ++n) to[n] |= static_cast<uint16_t>(outside_[n] << 4);
-    for (int n = 0; n < group_nibbles_ && !second; ++n) to[n] |= static_cast<uint16_t>(outside_[n] << 9);
+    if (!first) add_bits(outside_first_.data(), to, group_nibbles_);
+    if (!second) add_bits(outside_second_.data(), to, group_nibbles_);
   };
   const auto fill = [&](int item, int thread) {
     const int r = item / items_a_row, begin = item % items_a_row * columns_, end = std::min(row, begin + columns_);
@@ -156,10 +189,13 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
     const uint16_t** first = reinterpret_cast<const uint16_t**>(scratch);
     float* bases = reinterpret_cast<float*>(scratch + aligned(sizeof(void*) * tile_));
     LutTile tile;
-    tile.counts =
-        reinterpret_cast<uint16_t*>(scratch + aligned(sizeof(void*) * tile_) + aligned(sizeof(float) * 2 * tile_));
+    scratch += aligned(sizeof(void*) * tile_) + aligned(sizeof(float) * 2 * tile_);
+    LutZone* zones = reinterpret_cast<LutZone*>(scratch);
+    tile.counts = reinterpret_cast<uint16_t*>(scratch + aligned(sizeof(LutZone) * zones_.size()));
     tile.pairs = first;
     tile.base = bases;
+    tile.zones = zones;
+    tile.zone_count = 0;
     tile.pair_count = std::min(tile_, pairs - t * tile_);
     if (half_) {
       tile.first_pixel = t * tile_;
@@ -179,6 +215,15 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
     layer.runs = offsets_.data();
     layer.run_length = run_length_;
     layer.nibbles = static_cast<int>(offsets_.size()) * run_length_;
+    for (const LutZone& zone : zones_) {
+      const int begin = std::max(zone.first_pair - t * tile_, 0);
+      const int pair_end = std::min(zone.pair_end - t * tile_, tile.pair_count);
+      if (begin >= pair_end) continue;
+      zones[tile.zone_count++] = {begin, pair_end, zone.begin, zone.end};
+      // What is left out would have counted 2 a nibble.
+      const float left_out = static_cast<float>(4 * (layer.nibbles - (zone.end - zone.begin)));
+      for (int i = 2 * begin; i < 2 * pair_end && left_out > 0; ++i) bases[i] -= left_out;
+    }
     int group = -1;
     const int end = all_blocks * (part + 1) / splits;
     for (int b = all_blocks * part / splits; b < end;) {
@@ -186,7 +231,7 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
         group = b / blocks_;
         int y = tile.first_pixel / f.out_width, x = tile.first_pixel % f.out_width;
         for (int p = 0; p < tile.pair_count; ++p) {
-          const int entry = half_ ? x : x + 1 == f.out_width ? wrap_ : x * f.stride_width / entry_step_;
+          const int entry = half_ ? x : x + 1 == f.out_width ? wrap_ : x * columns_a_pair_ / 2;
           first[p] =
               codes + (static_cast<size_t>(y) * f.stride_height * row + entry) * pixel_nibbles + group * group_nibbles_;
           for (x += half_ ? 1 : 2; x >= f.out_width; ++y) x -= f.out_width;

@@ -156,11 +156,37 @@ void epilogue_residual(const Epilogue& e, const Source& source, int first_pixel,
   epilogue_rectify<F, kAffine, false>(e, source, first_pixel, pixel_count, channel, count);
 }
 
+constexpr uintptr_t kAhead = 1536;  // bytes
+
+// The signs of kBlock channels, where nothing else is read of them: whole pixels in turn, as they stand in memory.
+template <class F>
+void epilogue_signs(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel) {
+  constexpr int kVectors = 32 / F::kLanes;
+  const SignOutput& sign = e.signs[0];
+  F threshold[2][kVectors];
+  NASB_UNROLL for (int half = 0; half < 2; ++half) NASB_UNROLL for (int g = 0; g < kVectors; ++g) threshold[half][g] =
+      F::load(sign.threshold + channel + half * 32 + g * F::kLanes);
+  const size_t step = e.acc_stride, word_step = sign.stride;
+  uint32_t* word = sign.words + first_pixel * word_step + channel / 32;
+  for (int p = 0; p < pixel_count; ++p, acc += step, word += word_step)
+    NASB_UNROLL for (int half = 0; half < 2; ++half) {
+      F v[kVectors];
+      NASB_UNROLL for (int g = 0; g < kVectors; ++g) v[g] = F::load(acc + half * 32 + g * F::kLanes);
+      // A map too large for the second cache is read as fast as the third one gives it.
+      const uintptr_t ahead = reinterpret_cast<uintptr_t>(acc + half * 32) + kAhead;
+      __builtin_prefetch(reinterpret_cast<const void*>(ahead));
+      __builtin_prefetch(reinterpret_cast<const void*>(ahead + 64));
+      word[half] = F::below(v, threshold[half]);
+    }
+}
+
 template <class F>
 void epilogue(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel, int count) {
   const Sums<F> sums{acc, static_cast<size_t>(e.acc_stride)};
   if (e.scale) return epilogue_residual<F, kScaleBias>(e, sums, first_pixel, pixel_count, channel, count);
   if (e.bias) return epilogue_residual<F, kBias>(e, sums, first_pixel, pixel_count, channel, count);
+  if (!e.residual && e.rectify == Rectify::kNone && !e.output && e.sign_outputs == 1 && count == kBlock)
+    return epilogue_signs<F>(e, acc, first_pixel, pixel_count, channel);
   epilogue_residual<F, kNoScale>(e, sums, first_pixel, pixel_count, channel, count);
 }
 

@@ -59,11 +59,19 @@ struct LutLayer {
   int nibbles;  // of one output: run_length for each run = taps * ceil(channels / 4)
 };
 
+// Pairs of a tile that see the same rows of taps inside of the image: nibbles [begin, end) are summed, never none.
+struct LutZone {
+  int first_pair, pair_end;
+  int begin, end;
+};
+
 // Pairs are neighbours, or the pixels of two runs, one to one. The counts' rows then are in the order of the pixels:
 // pair by pair, or run by run.
 struct LutTile {
   const uint16_t* const* pairs;  // [pair_count]: each pair's first code
-  const float* base;             // [2 * pair_count]: the sum where no bit differs
+  const float* base;             // [2 * pair_count]: the sum where no bit of the zone differs
+  const LutZone* zones;          // of all pairs, one behind the other
+  int zone_count;
   int pair_count;
   int first_pixel;  // of the tile or of the first run, in the output's flattened order
   int pixel_count;

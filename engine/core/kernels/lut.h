@@ -136,15 +136,22 @@ void lut_block(const LutLayer& layer, const LutTile& tile, int block, const Epil
   const int triples = (layer.nibbles + 2) / 3;
   const size_t stride = static_cast<size_t>(2) * tile.pair_count * kBlock;
   for (int i = 0; i < chunks; ++i) {
-    const int begin = triples * i / chunks * 3;
-    LutChunk chunk(layer, begin, i + 1 == chunks ? layer.nibbles : triples * (i + 1) / chunks * 3);
-    chunk.weights = layer.weights + (static_cast<size_t>(block) * layer.nibbles + begin) * kBlock;
-    chunk.first = i == 0;
-    int p = 0;
-    for (; p + P <= tile.pair_count; p += P)
-      lut_micro<B, P, V>(layer, chunk, tile.pairs + p, tile.counts + 2 * p * kBlock, stride);
-    for (; p < tile.pair_count; ++p)
-      lut_micro<B, 1, V>(layer, chunk, tile.pairs + p, tile.counts + 2 * p * kBlock, stride);
+    const int chunk_begin = triples * i / chunks * 3;
+    const int chunk_end = i + 1 == chunks ? layer.nibbles : triples * (i + 1) / chunks * 3;
+    for (int z = 0; z < tile.zone_count; ++z) {
+      const LutZone& zone = tile.zones[z];
+      const int begin = chunk_begin > zone.begin ? chunk_begin : zone.begin;
+      const int end = chunk_end < zone.end ? chunk_end : zone.end;
+      if (begin >= end) continue;
+      LutChunk chunk(layer, begin, end);
+      chunk.weights = layer.weights + (static_cast<size_t>(block) * layer.nibbles + begin) * kBlock;
+      chunk.first = begin == zone.begin;
+      int p = zone.first_pair;
+      for (; p + P <= zone.pair_end; p += P)
+        lut_micro<B, P, V>(layer, chunk, tile.pairs + p, tile.counts + 2 * p * kBlock, stride);
+      for (; p < zone.pair_end; ++p)
+        lut_micro<B, 1, V>(layer, chunk, tile.pairs + p, tile.counts + 2 * p * kBlock, stride);
+    }
   }
   const bool runs = tile.second_pixel >= 0;
   const size_t rows = runs ? 2 : 1;  // from a pixel to the next one of its run
