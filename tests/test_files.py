@@ -5,9 +5,10 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 
 from nasb.errors import UserError
-from nasb.files import write_text
+from nasb.files import load_safetensors, save_safetensors, write_text
 
 
 def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
@@ -51,3 +52,12 @@ def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(UserError, match="loop: cannot be written: Too many levels of symbolic links"):
         write_text(tmp_path / "loop", "new")
+
+
+def test_tensors_that_share_memory_are_written_each(tmp_path: Path) -> None:
+    a = torch.arange(6.0)
+    save_safetensors(tmp_path / "x.safetensors", {"a": a, "tied": a, "part": a[2:4]}, {})
+    found, _ = load_safetensors(tmp_path / "x.safetensors")
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {
+        "a": [0, 1, 2, 3, 4, 5], "tied": [0, 1, 2, 3, 4, 5], "part": [2, 3],
+    }  # fmt: skip

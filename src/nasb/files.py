@@ -92,13 +92,23 @@ def load_safetensors(path: str | Path) -> "tuple[dict[str, Tensor], dict[str, st
 
 
 def save_safetensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically."""
+    """Write a safetensors file atomically; tensors that share memory (tied weights) are written each by itself."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    seen: set[int] = set()
+
+    def own(tensor: "Tensor") -> "Tensor":
+        made = tensor.detach().cpu().contiguous()
+        place = made.untyped_storage().data_ptr()
+        if place in seen:
+            return made.clone()
+        seen.add(place)
+        return made
+
     def write(temporary: Path) -> None:
         try:
-            save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary, dict(metadata))
+            save_file({name: own(tensor) for name, tensor in tensors.items()}, temporary, dict(metadata))
         except SafetensorError as error:
             raise OSError(str(error).splitlines()[0]) from error
 

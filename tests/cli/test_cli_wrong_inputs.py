@@ -81,7 +81,12 @@ def test_a_config_that_is_not_there(refused: Refused, tmp_path: Path, name: str)
         (["--search.alpha_learning_rate", ".inf"], "search.alpha_learning_rate is inf"),
         (["--finetune.epoch", "3"], "unknown option --finetune.epoch (closest: --finetune.epochs"),
         (["--architecture=search", "--search.operations", "[]"], "search.operations is []: there is nothing to choose"),
-        (["--architecture=search", "--search.operations", "[none]"], "search.operations is ['none']: there is nothing"),
+        (["--architecture=search", "--search.operations", "[none]"], "search.operations is ['none']"),
+        (["--search.operations", "[identity, bin_conv_1x1, identity]"], "search.operations has identity twice"),
+        (
+            ["--architecture=search", "--cell.nodes=0", "--search.operations=[identity]"],
+            "no edge of the network can",
+        ),
         (["--search.epochs", "many"], "--search.epochs is many; give a whole number"),
         (["--search.budget", "much"], "--search.budget is much; give a number"),
         (["--data.train_limit", "few"], "--data.train_limit is few; give a whole number"),
@@ -285,7 +290,14 @@ def test_results_of_no_run(refused: Refused, tiny: Path, tmp_path: Path) -> None
     out = begin_run(tiny, tmp_path / "run")
     (out / "config.yaml").unlink()
     (out / "architecture.json").write_text("{}")
-    refused("run", "--config", tiny, "--out", out, says=("run: holds architecture.json, but no config.yaml",))
+    refused(
+        "run",
+        "--config",
+        tiny,
+        "--out",
+        out,
+        says=("run: holds architecture.json, checkpoints/finetune.pt, but no config.yaml",),
+    )
 
 
 def test_no_images_to_judge_architectures_by(refused: Refused, tmp_path: Path) -> None:

@@ -227,6 +227,20 @@ def test_a_collapse_is_told():
     assert "entropy" in searcher.report().warning
 
 
+@pytest.mark.parametrize("strategy", ["gumbel", "gates", "darts"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_leaves_alpha_alone(strategy, value):
+    searcher = searcher_of(strategy=strategy)
+    before = [edge.alpha.detach().clone() for edge in searcher.edges]
+
+    def loss():
+        return sum(edge.alpha.sum() for edge in searcher.edges) * value
+
+    found = searcher.alpha_step(loss, torch.Generator().manual_seed(0), progress=0.5, epoch=0)
+    assert not math.isfinite(found)
+    assert all(torch.equal(edge.alpha, old) for edge, old in zip(searcher.edges, before, strict=True))
+
+
 @pytest.mark.parametrize("strategy", ["regression", "reinforce"])
 def test_a_loss_that_is_no_number_moves_nothing(strategy):
     searcher = searcher_of(strategy=strategy)
@@ -238,3 +252,8 @@ def test_a_loss_that_is_no_number_moves_nothing(strategy):
     assert not math.isfinite(found)
     assert all(torch.equal(edge.gain(), torch.zeros_like(edge.alpha)) for edge in searcher.edges)
     assert searcher.expected_cost() == pytest.approx(searcher.budget, rel=1e-3)
+
+
+def test_free_operations_alone_are_no_collapse():
+    searcher = searcher_of(operations=["identity", "avg_pool_3x3"], budget=1.3)
+    assert searcher.collapse_of(searcher.derive()) is None

@@ -57,6 +57,13 @@ def test_weight_decay_is_for_real_weights_only() -> None:
     assert len(decayed["params"]) + len(kept["params"]) == len(list(network.parameters()))
 
 
+def test_tied_weights_are_stepped_once() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    network[1].weight = network[0].weight
+    groups = create_optimizer(network, StageConfig(weight_decay=0.1)).param_groups
+    assert sum(parameter is network[0].weight for group in groups for parameter in group["params"]) == 1
+
+
 def test_distillation_loss_is_the_written_formula() -> None:
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 5, 7, generator=generator)

@@ -10,12 +10,22 @@ import torch
 
 import nasb
 from nasb.binary import Binarize, BinaryConv2d
+from nasb.cells.config import CellConfig
 from nasb.cli import main
 from nasb.cost import count
+from nasb.errors import UserError
 from nasb.files import save_safetensors
 from nasb.networks import create_host, create_network
 from nasb.networks.registry import HOSTS
-from nasb.training.config import DataConfig, FinetuneConfig, NetworkConfig, PretrainConfig, RunConfig
+from nasb.search import SearchConfig
+from nasb.training.config import (
+    DataConfig,
+    FinetuneConfig,
+    HardwareConfig,
+    NetworkConfig,
+    PretrainConfig,
+    RunConfig,
+)  # fmt: skip
 from nasb.training.pipeline import Pipeline, cost_summary
 from nasb.training.search_stage import SearchStage
 from nasb.training.train_stage import TrainStage
@@ -148,6 +158,76 @@ def test_a_given_architecture_brings_its_cells(
     assert f"{file}; its cells are used, not cell.activation of this run" in capsys.readouterr().err
     assert "max-pooled" in (tmp_path / "run" / "plan.txt").read_text()
     assert nasb.Architecture.load(tmp_path / "run" / "architecture.json").cell.activation == "prelu"
+
+
+def test_a_run_keeps_the_architecture_that_it_was_given(
+    tiny: Path, tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = shutil.copy(finished / "architecture.json", tmp_path / "given.json")
+    flags = ["--config", tiny, "--architecture", file, "--finetune.epochs", "1", "--out", tmp_path / "run"]
+    assert run("pretrain", *flags) == 0
+    given = nasb.Architecture.load(file)
+    replace(given, cells=dict.fromkeys(given.cells, ())).save(file)
+    capsys.readouterr()
+    assert run("finetune", *flags) == 2
+    assert "given.json is not the architecture that it was begun with" in capsys.readouterr().err
+    file.unlink()
+    assert run("finetune", *flags) == 0
+    assert nasb.Architecture.load(tmp_path / "run" / "architecture.json") == given
+
+
+def test_a_learned_scale_starts_at_the_pretrained_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RunConfig(
+        architecture="backbone",
+        cell=CellConfig(weight_scale="learned"),
+        network=NetworkConfig(options={"width": 4}),
+        data=DataConfig(train_limit=64, batch_size=16),
+        pretrain=PretrainConfig(epochs=1),
+    )
+    began = []
+
+    def note(self: Pipeline, name: str, network: torch.nn.Module, phase: dict[str, str]) -> None:
+        layers = [layer for layer in network.modules() if isinstance(layer, BinaryConv2d)]
+        began.append([(layer.learned_scale.clone(), layer.weight.abs().mean((1, 2, 3))) for layer in layers])
+        train(self, name, network, phase)
+
+    train = Pipeline._train
+    monkeypatch.setattr(Pipeline, "_train", note)
+    with Pipeline(config, tmp_path / "run") as pipeline:
+        pipeline.run_stages(["pretrain", "finetune"])
+    assert began[1]
+    for scale, mean in began[1]:
+        torch.testing.assert_close(scale.flatten(), mean)
+    assert any(not torch.equal(a[1], b[1]) for a, b in zip(*began, strict=True))
+
+
+def test_each_stage_of_fp16_begins_with_a_fresh_scale(tmp_path: Path) -> None:
+    config = RunConfig(
+        network=NetworkConfig(options={"width": 4}),
+        data=DataConfig(train_limit=64, batch_size=16),
+        hardware=HardwareConfig(accelerator="cpu", precision="16-mixed"),
+    )
+    with Pipeline(config, tmp_path / "run") as pipeline:
+        precision = pipeline.fabric.strategy.precision
+        for make in (pipeline.search_stage, lambda: pipeline.train_stage("finetune", pipeline.networks.backbone())):
+            fresh = precision.state_dict()
+            precision.scaler.load_state_dict(fresh | {"scale": 2.0, "_growth_tracker": 7})
+            assert precision.state_dict() != fresh
+            make()
+            assert precision.state_dict() == fresh
+
+
+def test_a_search_whose_weights_are_lost_is_not_finished(tmp_path: Path) -> None:
+    config = RunConfig(
+        network=NetworkConfig(options={"width": 4}),
+        data=DataConfig(train_limit=20, batch_size=10),
+        search=SearchConfig(epochs=1, warmup_epochs=0),
+    )
+    with Pipeline(config, tmp_path / "run") as pipeline:
+        stage = pipeline.search_stage()
+        stage.weights_score.add(torch.zeros(1, 10), torch.zeros(1, dtype=torch.long), torch.tensor(float("nan")))
+        with pytest.raises(UserError, match=r"not a number: lower search\.learning_rate\. Nothing is derived"):
+            stage.end_epoch(0)
 
 
 def test_init_takes_the_users_weights_over(tiny: Path, tmp_path: Path) -> None:

@@ -72,6 +72,39 @@ def test_two_processes_cannot_work_on_one_run(tmp_path: Path) -> None:
     RunDirectory(tmp_path, RunConfig()).close()
 
 
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(UserError, match="cannot be locked against other processes: No locks available"):
+        RunDirectory(tmp_path, RunConfig())
+
+
+@pytest.mark.parametrize("name", ["checkpoints/search.pt", "race.json", "population.jsonl", "optuna.journal"])
+def test_what_a_run_left_is_not_taken_over_without_its_config(tmp_path: Path, name: str) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / name).write_text("x")
+    with pytest.raises(UserError, match=f"holds {name}, but no config.yaml"):
+        RunDirectory(tmp_path, RunConfig())
+    assert (tmp_path / name).read_text() == "x"
+
+
+def test_what_was_judged_goes_with_the_weights_that_judged_it(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path, RunConfig())
+    for name in ("population.jsonl", "optuna.journal", "race.json"):
+        (tmp_path / name).write_text("x")
+    run.save("search", Position(), {})
+    assert run.restore("search") is not None
+    assert (tmp_path / "population.jsonl").exists()
+    (tmp_path / "checkpoints" / "search.pt").unlink()
+    assert run.restore("search") is None
+    assert not (tmp_path / "population.jsonl").exists()
+    assert not (tmp_path / "optuna.journal").exists()
+    assert (tmp_path / "race.json").exists()  # by weights of its own
+    run.close()
+
+
 def test_what_a_kill_left_half_written_is_deleted(tmp_path: Path) -> None:
     RunDirectory(tmp_path, RunConfig()).close()
     left = [tmp_path / "checkpoints" / ".search.pt.ab_12xyz.tmp", tmp_path / ".model.safetensors.ab_12xyz.tmp"]

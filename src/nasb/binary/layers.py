@@ -275,6 +275,14 @@ class RPReLU(nn.Module):
         return F.prelu(x_NCHW + self.shift_in.view(shape), self.slope) + self.shift_out.view(shape)
 
 
+@torch.no_grad()
+def start_scales(module: nn.Module) -> None:
+    """Start learned scales at the mean of the weights as they are, moved by a pretraining without scales."""
+    for layer in module.modules():
+        if isinstance(layer, BinaryConv2d | BinaryLinear) and layer.learned_scale is not None:
+            layer.learned_scale.copy_(_mean_scale(layer.weight))
+
+
 def set_phase(module: nn.Module, *, weights: str, activations: str) -> None:
     """Set every binary layer of a network to a phase of training.
 

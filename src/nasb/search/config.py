@@ -99,6 +99,7 @@ class SearchConfig:
         STRATEGIES[self.strategy]
         self._check_objectives()
         self._check_budget()
+        self._check_operations()
         if self.weights not in ("binary", "real"):
             raise UserError(f"search.weights is {self.weights!r}; accepted: binary, real")
         at_least_one = ("epochs", "candidates", "candidate_batches", "trials", "at_once", "tournament",
@@ -131,6 +132,12 @@ class SearchConfig:
             raise UserError(
                 f"search.race_epochs is {self.race_epochs}, but search.derive_candidates is 1; a race needs two or more"
             )
+
+    def _check_operations(self) -> None:
+        operations = self.operations or ()
+        for name in operations:
+            if operations.count(name) > 1:
+                raise UserError(f"search.operations has {name} twice; name each operation once")
 
     def _check_objectives(self) -> None:
         for name in self.objectives:

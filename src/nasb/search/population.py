@@ -136,7 +136,7 @@ class PopulationStrategy(Strategy):
             return []
         cut_torn_line(path)
         found = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines()):
             try:
                 values: dict[str, Any] = json.loads(line)
                 found.append(self.judged_of(values["cells"], values["loss"]))

@@ -156,12 +156,14 @@ class Searcher:
             epoch: for the decay of the entropy bonus.
 
         Returns:
-            The cross-entropy.
+            The cross-entropy; where it is no finite number, alpha stays as it is.
         """
         if self.strategy.measures:
             return self._measure(loss, generator, progress, epoch)
         self.strategy.select_for_alpha(generator, progress)
         cross_entropy = loss()
+        if not math.isfinite(float(cross_entropy.detach())):
+            return float(cross_entropy.detach())
         probabilities = self.probabilities()
         objective = cross_entropy + self._budget_penalty(probabilities) - self._entropy_bonus(probabilities, epoch)
         self._descend(objective)
@@ -334,9 +336,10 @@ class Searcher:
         """
         paid = sum(OPERATIONS[edge.operation].paid for edges in cells.values() for edge in edges)
         idle = 1 - self.cost.of(cells) / self.budget
-        if paid == 0 and self.budget > 1.01 * self.cost.backbone:
+        could_pay = any(key[2] for _, key, _ in self.named)
+        if paid == 0 and could_pay and self.budget > 1.01 * self.cost.backbone:
             return "the search collapses: the derived architecture has no binary convolution besides its backbone"
-        return f"the search leaves {idle:.0%} of the budget unspent" if idle > 0.05 else None
+        return f"the search leaves {idle:.0%} of the budget unspent" if could_pay and idle > 0.05 else None
 
     def _collapse(self, cells: Mapping[str, tuple[Edge, ...]], entropy: float) -> str | None:
         """Say so if the search has fallen back on what costs nothing, or has decided nothing at all."""

@@ -58,6 +58,16 @@ def create_fabric(config: HardwareConfig) -> "Fabric":
     return fabric
 
 
+def begin_scaling(fabric: "Fabric") -> None:
+    """Give a stage that begins a fresh gradient scaler, where fp16 has one: the last stage's scale is not its own."""
+    import torch
+    from lightning_fabric.plugins.precision.amp import MixedPrecision
+
+    precision = fabric.strategy.precision
+    if isinstance(precision, MixedPrecision) and precision.scaler is not None:
+        precision.scaler = torch.amp.GradScaler(device=precision.device)
+
+
 def launched_ranks(config: HardwareConfig) -> tuple[int, int]:
     """Return (processes on this machine, machines): what torchrun has started, else one process.
 

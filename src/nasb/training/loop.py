@@ -18,7 +18,7 @@ from nasb.errors import UserError
 from nasb.seeding import derive_seed
 from nasb.training.checkpoint import Position
 from nasb.training.progress import StageProgress
-from nasb.training.ranks import any_rank
+from nasb.training.ranks import any_rank, batch_norms_told
 from nasb.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -138,18 +138,6 @@ def run_stage(stage: Stage, run: RunDirectory, fabric: "Fabric", *, seed: int) -
     return time.perf_counter() - begun
 
 
-def _step(stage: Stage, epoch: int, step: int, batch: Any) -> None:
-    try:
-        stage.step(epoch, step, batch)
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise UserError(
-            f"stage {stage.name}: a batch norm sees one value per channel, a batch of 1 with maps of 1x1; raise "
-            "data.batch_size, or data.image_size"
-        ) from None
-
-
 def _run_epoch(
     stage: Stage,
     run: RunDirectory,
@@ -169,7 +157,8 @@ def _run_epoch(
     stage.begin_epoch(epoch)
     for step, batch in enumerate(stage.batches(epoch, start), start):
         torch.manual_seed(derive_seed(seed, stage.name, epoch, step, *rank))
-        _step(stage, epoch, step, batch)
+        with batch_norms_told(f"stage {stage.name}"):
+            stage.step(epoch, step, batch)
         progress.advance()
         now = time.perf_counter()
         if step + 1 == stage.steps:

@@ -10,6 +10,7 @@ from torch import nn
 from nasb.cells.architecture import Architecture, Edge
 from nasb.cells.config import CellConfig
 from nasb.cells.operations import NONE, OPERATIONS
+from nasb.cells.searchable import candidates, searchable_cells
 from nasb.cost.latency import LatencyTable, network_key
 from nasb.data import ImageData
 from nasb.errors import UserError
@@ -40,7 +41,7 @@ class RunNetworks:
     def __init__(self, config: RunConfig, data: ImageData, out: Path) -> None:
         self.config, self.data = config, data
         self._check_rival()
-        self.given = self._given()
+        self.given = self._given(out)
         """The architecture of the file that the config names."""
         self.cell = config.cell if self.given is None else self.given.cell
         backbone = self.backbone()
@@ -49,7 +50,7 @@ class RunNetworks:
         self._check_runs(backbone)
         self._check_classes()
         self.table = self._latency_table(out, backbone)
-        self._check_files()
+        self._check_files(backbone)
 
     def host(self) -> nn.Module:
         """Return the host, freshly initialized from the seed, with the user's weights if there are any."""
@@ -138,7 +139,7 @@ class RunNetworks:
                 "classes; let its function take num_classes"
             )
 
-    def _check_files(self) -> None:
+    def _check_files(self, backbone: nn.Module) -> None:
         """Refuse names that a later stage would stumble over."""
         for name in self.config.search.operations or ():
             OPERATIONS[name]  # raises with the closest known names
@@ -148,20 +149,35 @@ class RunNetworks:
                     f"search.operations is {list(self.config.search.operations)}: there is nothing to choose from; "
                     f"name operations besides {NONE}, or leave it out"
                 )
+            cells = searchable_cells(backbone).values()
+            if not any(candidates(cell.shape, cell.config, self.config.search.operations) for cell in cells):
+                raise UserError(
+                    "search.operations: no edge of the network can have any of them; name others, or leave it out"
+                )
             STRATEGIES[self.config.search.strategy].check_installed()
         for stage in (self.config.pretrain, self.config.finetune):
             self.teacher(stage)
 
-    def _given(self) -> Architecture | None:
-        """Return the architecture of the file that the config names, None if it names none."""
+    def _given(self, out: Path) -> Architecture | None:
+        """Return the architecture that the config names by a file, None if it names none.
+
+        A run that goes on has a copy of its own; the file may be gone by then, but not be another one.
+        """
         if self.config.architecture in ("search", "backbone"):
             return None
-        if not Path(self.config.architecture).is_file():
+        file, kept = Path(self.config.architecture), out / "architecture.json"
+        goes_on = kept.is_file() and (out / "config.yaml").is_file()
+        if not file.is_file() and not goes_on:
             raise UserError(
                 f"architecture is {self.config.architecture!r}; accepted: search, backbone, or the path of an "
                 "architecture.json"
             )
-        given, network = Architecture.load(self.config.architecture), self.config.network
+        given, network = Architecture.load(kept if goes_on else file), self.config.network
+        if goes_on and file.is_file() and Architecture.load(file) != given:
+            raise UserError(
+                f"{out}: holds another run: {file} is not the architecture that it was begun with, of which {kept} is "
+                "a copy. Give another directory to --out"
+            )
         for key, theirs, ours in (
             ("host", given.host, network.name),
             ("options", dict(given.options), dict(network.options)),

@@ -21,8 +21,12 @@ def create_optimizer(network: nn.Module, config: StageConfig) -> torch.optim.Opt
     """
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
+    seen: set[int] = set()
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen:  # tied weights
+                continue
+            seen.add(id(parameter))
             real = isinstance(module, nn.Conv2d | nn.Linear) and not isinstance(module, BinaryConv2d | BinaryLinear)
             (decayed if real and name == "weight" else kept).append(parameter)
     groups: list[dict[str, Any]] = [

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from nasb.binary import set_phase
+from nasb.binary import set_phase, start_scales
 from nasb.cells.architecture import Architecture, Edge
 from nasb.cost import Count, count
 from nasb.data import ImageData, open_data
@@ -269,6 +269,7 @@ class Pipeline:
             network.load_state_dict(
                 load_model(self.run / "pretrained.safetensors", host=self.networks.host()).network.state_dict()
             )
+            start_scales(network)
         set_phase(network, **BINARY)
         self._train("finetune", network, BINARY)
 

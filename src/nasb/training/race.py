@@ -21,6 +21,7 @@ from nasb.search.space import Cells
 from nasb.seeding import derive_seed
 from nasb.training.evaluation import Result, evaluate
 from nasb.training.progress import StageProgress
+from nasb.training.ranks import batch_norms_told
 from nasb.training.train_stage import TrainStage
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ class Race:
             stage.begin_epoch(epoch)
             for step, batch in enumerate(stage.batches(epoch, 0)):
                 torch.manual_seed(derive_seed(self.seed, self.name, epoch, step, *rank))
-                stage.step(epoch, step, batch)
+                with batch_norms_told(self.name):
+                    stage.step(epoch, step, batch)
         return evaluate(stage.trained(), stage.data, self.judged_on, self.fabric)
 
     def _restore(self) -> dict[str, Result]:

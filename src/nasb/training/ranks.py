@@ -27,6 +27,20 @@ class LostRankError(UserError):
     """Another process of the run has ended, or cannot be reached."""
 
 
+@contextmanager
+def batch_norms_told(where: str) -> Iterator[None]:
+    """Say in one line what a batch norm in training mode refuses; `where` leads it."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"{where}: a batch norm sees one value per channel, a batch of 1 with maps of 1x1; raise data.batch_size "
+            "or data.image_size, or give more images (in a search: more to each part, by search.alpha_share)"
+        ) from None
+
+
 def pieces(batch: Batch, count: int, images: int, ranks: int) -> Iterator[tuple[Batch, float]]:
     """Cut this rank's share of a batch into pieces.
 

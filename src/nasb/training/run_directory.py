@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 LATENCY_TABLE = "latency-table.json"
+JUDGED = ("population.jsonl", "optuna.journal")
+"""Architectures that were judged with the weights of a search."""
 RESULTS = (
     "architecture.json", "stages.json", "metrics.jsonl", "supernet.safetensors", "pretrained.safetensors",
-    "model.safetensors", "summary.json",
+    "model.safetensors", "summary.json", "checkpoints/*.pt", "candidates.csv", "race.json", "front.csv", *JUDGED,
 )  # fmt: skip
-"""What stages leave."""
+"""What stages leave; wildcards."""
 
 
 class RunDirectory:
@@ -78,7 +80,7 @@ class RunDirectory:
 
     def _refuse_what_is_of_no_run(self) -> None:
         """Refuse results without a config: they would be taken for this run's own, or be lost."""
-        found = [name for name in RESULTS if (self.path / name).exists()]
+        found = [str(path.relative_to(self.path)) for name in RESULTS for path in sorted(self.path.glob(name))]
         if found and not (self.path / "config.yaml").exists():
             raise UserError(
                 f"{self.path}: holds {', '.join(found)}, but no config.yaml that tells of which run; give another "
@@ -92,8 +94,13 @@ class RunDirectory:
             raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(f"{self.path}: another process is working on this run") from None
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be locked against other processes: {error.strerror or error}; give a directory "
+                "on a file system that has locks"
+            ) from None
 
     def _begin(self) -> None:
         config_file = self.path / "config.yaml"
@@ -166,7 +173,7 @@ class RunDirectory:
         """Read the stage's checkpoint, and cut metrics.jsonl back to where it stood then; None if there is none."""
         path = self._checkpoint(stage)
         if not path.exists():
-            self._drop_metrics(stage)
+            self._begin_anew(stage)
             return None
         position, metrics_bytes, state = load_checkpoint(path, stage)
         metrics = self.path / "metrics.jsonl"
@@ -175,11 +182,15 @@ class RunDirectory:
                 stream.truncate(metrics_bytes)
         return position, state
 
-    def _drop_metrics(self, stage: str) -> None:
-        """Drop the lines of a stage that begins anew (it was killed before its first checkpoint)."""
+    def _begin_anew(self, stage: str) -> None:
+        """Drop the lines of a stage that begins anew (it has no checkpoint), and what its former weights judged."""
+        if not self.writes:
+            return
+        for name in JUDGED if stage == "search" else ():
+            (self.path / name).unlink(missing_ok=True)
         path = self.path / "metrics.jsonl"
-        if self.writes and path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
+        if path.exists():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             kept = [line for line in lines if _stage_of(line) not in (stage, None)]
             if len(kept) != len(lines):
                 write_text(path, "".join(f"{line}\n" for line in kept))

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from nasb.cells.architecture import Edge
 from nasb.data import ImageData
+from nasb.errors import UserError
 from nasb.search.config import SearchConfig
 from nasb.search.searcher import Searcher, load_optimizer
 from nasb.search.space import Cells
 from nasb.seeding import derive_seed
 from nasb.training.config import StageConfig
 from nasb.training.evaluation import Score, best_of
+from nasb.training.fabric import begin_scaling
 from nasb.training.loop import Stage
 from nasb.training.optimization import learning_rate, set_learning_rate
 from nasb.training.progress import StageProgress
@@ -94,6 +96,7 @@ class SearchStage(Stage):
         self.optimizer = torch.optim.AdamW(
             self.searcher.weights(), lr=config.learning_rate, weight_decay=0.0, fused=fused
         )
+        begin_scaling(fabric)
         self.fabric_optimizer = cast("_FabricOptimizer", fabric.setup_optimizers(self.optimizer))
         self.statistics = running_statistics(network)
         self.weights_score, self.alpha_score = Score(fabric), Score(fabric)
@@ -231,7 +234,12 @@ class SearchStage(Stage):
         if alpha.images:
             metrics |= {"alpha_loss": alpha.loss, "alpha_top1": alpha.top1}
         if weights.loss != weights.loss:
-            return metrics, "the loss of the weights is not a number: lower search.learning_rate"
+            says = "the loss of the weights is not a number: lower search.learning_rate"
+            if epoch + 1 == self.epochs:
+                raise UserError(
+                    f"{self.name}: {says}. Nothing is derived from such weights; begin in another directory"
+                )
+            return metrics, says
         return metrics, report.warning if epoch >= self.config.warmup_epochs else None
 
     def derive(self, folder: Path | None = None, race: Race | None = None) -> Cells:

@@ -28,7 +28,7 @@ from nasb.search.space import Cells, Choice, Space
 from nasb.seeding import derive_seed
 from nasb.training.evaluation import Result, Score
 from nasb.training.progress import StageProgress
-from nasb.training.ranks import own_statistics
+from nasb.training.ranks import batch_norms_told, own_statistics
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -93,7 +93,8 @@ class SharedWeights:
 
     def _add(self, choice: Choice, x_NCHW: Tensor, target_N: Tensor, score: Score) -> None:  # noqa: N803
         self.space.select(choice)
-        logits = self.network(x_NCHW)
+        with batch_norms_told("search, judging architectures"):
+            logits = self.network(x_NCHW)
         score.add(logits, target_N, F.cross_entropy(logits, target_N))
 
     def _shared(self, choices: Sequence[Choice], judge: Callable[[Sequence[Choice]], list[Result]]) -> list[Result]:
@@ -130,7 +131,8 @@ def recalibrated(network: nn.Module, batches: Iterator[Tensor]) -> Iterator[None
             norm.momentum = None  # the mean over all batches, each counting the same
         with _statistics_of_batches(network):
             for x_NCHW in batches:
-                network(x_NCHW)
+                with batch_norms_told("search, ranking architectures"):
+                    network(x_NCHW)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         with _evaluation(network):

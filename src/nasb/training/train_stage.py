@@ -13,6 +13,7 @@ from nasb.errors import UserError
 from nasb.seeding import derive_seed
 from nasb.training.config import StageConfig
 from nasb.training.evaluation import Score, evaluate
+from nasb.training.fabric import begin_scaling
 from nasb.training.loop import Stage
 from nasb.training.optimization import (
     create_optimizer,
@@ -71,6 +72,7 @@ class TrainStage(Stage):
         begin_equal(network, fabric)
         self.optimizer = create_optimizer(network, config)
         forward = cast(nn.Module, torch.compile(network)) if compiled else network
+        begin_scaling(fabric)
         self.model, self.fabric_optimizer = fabric.setup(forward, self.optimizer)
         self.statistics = running_statistics(network)
         self.averaged = _moving_average(network, config.ema)
