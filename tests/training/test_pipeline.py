@@ -230,6 +230,22 @@ def test_a_search_whose_weights_are_lost_is_not_finished(tmp_path: Path) -> None
             stage.end_epoch(0)
 
 
+def test_the_time_is_told_again_where_steps_begin_to_take_longer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = RunConfig(
+        network=NetworkConfig(options={"width": 4}),
+        data=DataConfig(train_limit=80, batch_size=8),
+        search=SearchConfig(epochs=2, warmup_epochs=1, operations=("max_pool_3x3", "bin_conv_1x1")),
+        checkpoint_minutes=60,
+    )
+    with Pipeline(config, tmp_path / "run") as pipeline:
+        steps = pipeline.search_stage().steps
+        pipeline.run_stages(["search"])
+    told = [line for line in capsys.readouterr().err.splitlines() if " steps of " in line]
+    assert [line.split(": ")[1].split()[0] for line in told] == [str(2 * steps), str(steps)]
+
+
 def test_init_takes_the_users_weights_over(tiny: Path, tmp_path: Path) -> None:
     host = create_host("resnet20", num_classes=10, in_channels=1, options={"width": 4})
     weights = tmp_path / "weights.safetensors"

@@ -154,7 +154,10 @@ def _run_epoch(
     rank = () if fabric.is_global_zero else (fabric.global_rank,)
     saved = epoch_began = time.perf_counter()
     torch.manual_seed(derive_seed(seed, stage.name, epoch))
+    images = stage.images
     stage.begin_epoch(epoch)
+    if stage.images != images:  # a search's first epoch behind its warm-up
+        progress.measure()
     for step, batch in enumerate(stage.batches(epoch, start), start):
         torch.manual_seed(derive_seed(seed, stage.name, epoch, step, *rank))
         with batch_norms_told(f"stage {stage.name}"):

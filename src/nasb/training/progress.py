@@ -25,7 +25,7 @@ class StageProgress:
     def __init__(self, stage: str, total: int, done: int, *, quiet: bool = False) -> None:
         self.stage, self.total, self.done, self.quiet = stage, total, done, quiet
         self._console = Console(file=sys.stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
-        self._first, self._began = done, time.perf_counter()
+        self.measure()
         self._bar: Progress | None = None
         if self._console.is_terminal and not quiet:
             self._bar = Progress(
@@ -44,6 +44,10 @@ class StageProgress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def measure(self) -> None:
+        """Tell anew what the rest will need: from here on steps take another time."""
+        self._first, self._began = self.done, time.perf_counter()
 
     def advance(self) -> None:
         """Count a step; after the first few, say what the stage will need."""
