@@ -1,4 +1,4 @@
-"""The errors that a user of nasb can cause: one clear line each, exit code 2 at the command line."""
+"""The errors that a user of nasb can cause: one clear line each, and an exit code at the command line."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,14 @@ from collections.abc import Iterable
 
 class UserError(Exception):
     """Something the user gave cannot be used; the message says what, where, what is accepted and how to mend it."""
+
+    exit_code = 2
+
+
+class StoppedError(UserError):
+    """The run was asked to stop (SIGINT, SIGTERM) and has written a checkpoint."""
+
+    exit_code = 130
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:

@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code: 0, or 2 after a user error (one line on standard error)."""
+    """Run a command; return its exit code: 0; 2 after a user error (one line on standard error); 130 once stopped."""
     # A waiting OpenMP thread that spins costs a training with a busy neighbour many times its time.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except UserError as error:
         _tell(_one_line(str(error)), type(error).__name__)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         _tell("stopped", "KeyboardInterrupt")
         return 130

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasb.errors import UserError
+from nasb.errors import StoppedError, UserError
 from nasb.training.config import HardwareConfig
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def launch(arguments: Sequence[str], hardware: HardwareConfig, out: Path) -> Non
 
     Raises:
         UserError: more processes than this machine has processors; what the processes have failed from.
+        StoppedError: SIGINT or SIGTERM came.
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if hardware.devices > max(processors, FEW):
@@ -82,7 +83,7 @@ def launch(arguments: Sequence[str], hardware: HardwareConfig, out: Path) -> Non
             rank = _first(error.failures)
             raise UserError(_told(Path(folder)) or _died(rank, error.failures[rank], Path(folder), out)) from None
         except SignalException:
-            raise UserError(_told(Path(folder)) or f"stopped; {going_on(out)}") from None
+            raise StoppedError(_told(Path(folder)) or f"stopped; {going_on(out)}") from None
         finally:
             logging.disable(logging.NOTSET)
             del os.environ[MESSAGES]

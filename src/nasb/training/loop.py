@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nasb.errors import UserError
+from nasb.errors import StoppedError, UserError
 from nasb.seeding import derive_seed
 from nasb.training.checkpoint import Position
 from nasb.training.progress import StageProgress
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
 SAME_REQUEST = 2.0
 """Seconds in which further signals are the same request: a launcher passes on what the whole group has got already."""
-
-
-class StoppedError(UserError):
-    """The run was asked to stop (SIGINT, SIGTERM) and has written a checkpoint."""
 
 
 class Stage(ABC):
