@@ -145,7 +145,7 @@ def test_without_output(refused: Refused, model: Path) -> None:
 
 
 def test_an_abbreviated_option_is_refused(refused: Refused, model: Path, tmp_path: Path) -> None:
-    refused("export", model, "--out", tmp_path / "m.onnx", says=("unrecognized arguments: --out",))
+    refused("export", model, "--out", tmp_path / "m.onnx", says=("unknown option --out (closest: --output",))
 
 
 def test_a_host_that_is_not_registered_here(refused: Refused, model: Path, tmp_path: Path) -> None:

@@ -110,8 +110,8 @@ def test_a_budget_below_the_backbone_is_refused_with_both_numbers(tmp_path):
     [
         ({"budget_ms": 1.0}, "latency_table is None; give both"),
         ({"latency_table": "t.json"}, "budget_ms is None"),
-        ({"budget_ms": 0.0, "latency_table": "t.json"}, "budget_ms is 0.0; it must be above 0"),
-        ({"budget_ms": float("nan"), "latency_table": "t.json"}, "budget_ms is nan; it must be above 0"),
+        ({"budget_ms": 0.0, "latency_table": "t.json"}, "budget_ms is 0.0; it must be a number above 0"),
+        ({"budget_ms": float("nan"), "latency_table": "t.json"}, "budget_ms is nan; it must be a number above 0"),
     ],
 )
 def test_options_that_do_not_fit(options, says):
