@@ -3,17 +3,25 @@
 #include <cstring>
 
 #include "steps.h"
+#include "winograd.h"
 
 namespace nasb {
 namespace {
 
-constexpr int kTile = 48;      // pixels of a work item; a multiple of every micro-kernel's rows
+constexpr int kTile = 48;  // pixels of a work item; a multiple of every micro-kernel's rows
+static_assert(kTile == kWinogradTiles * kWinogradOutputs);
 constexpr int kPoolTile = 16;  // pixels of a row whose epilogue is one call
 
 class ConvStep : public Step {
  public:
   ConvStep(const Layer& layer, const Isa& isa, bool from_image) : s_(layer.shape), isa_(isa), from_image_(from_image) {
     macs = s_.macs();
+    if (Winograd::fits(s_)) {
+      winograd_ = std::make_unique<Winograd>(layer, isa);
+      shared_bytes = winograd_->shared_bytes();
+      thread_bytes = winograd_->thread_bytes();
+      return;
+    }
     padded_height_ = (s_.out_height - 1) * s_.stride_height + (s_.kernel_height - 1) * s_.dilation_height + 1;
     padded_width_ = (s_.out_width - 1) * s_.stride_width + (s_.kernel_width - 1) * s_.dilation_width + 1;
     copies_ = from_image || s_.pad_top || s_.pad_left || padded_height_ > s_.in_height || padded_width_ > s_.in_width;
@@ -51,15 +59,16 @@ class ConvStep : public Step {
   }
 
   void run(const Workspace& w, ThreadPool& pool) const override {
-    const float* x = w.image && from_image_ ? nullptr : w.floats(inputs[0]);
-    if (copies_) {
-      float* to = reinterpret_cast<float*>(w.shared);
-      copy_padded(x, w.image, to, pool);
-      x = to;
-    }
+    const float* x = from_image_ ? nullptr : w.floats(inputs[0]);
+    float* to = reinterpret_cast<float*>(w.shared);
+    if (winograd_)
+      winograd_->transform(x, from_image_ ? w.image : nullptr, to, w.threads, thread_bytes, pool), x = to;
+    else if (copies_)
+      copy_padded(x, w.image, to, pool), x = to;
     const Epilogue e = epilogue(w);
     if (depthwise_) return run_depthwise(x, e, w, pool);
     if (pooled_) return run_pooled(x, e, w, pool);
+    if (winograd_) return run_rows(x, e, w, pool);
     const int pixels = s_.pixels(), tiles = (pixels + kTile - 1) / kTile, outputs = s_.group_outputs();
     const int blocks = (outputs + kBlock - 1) / kBlock;
     const int splits = channel_splits(tiles * s_.groups, blocks, pool);
@@ -87,7 +96,9 @@ class ConvStep : public Step {
     return true;
   }
 
-  std::string kernel() const override { return std::string(depthwise_ ? "depthwise_" : "gemm_") + isa_.name; }
+  std::string kernel() const override {
+    return std::string(winograd_ ? "winograd_" : depthwise_ ? "depthwise_" : "gemm_") + isa_.name;
+  }
 
  private:
   // The input with its border of zeros, channels last.
@@ -152,6 +163,23 @@ class ConvStep : public Step {
     isa_.gemm_tile(layer, first, first_pixel, count, from, to - from, e, reinterpret_cast<float*>(scratch));
   }
 
+  // Outputs of a row, convolved by tiles, into e's pixels from `first_pixel` on.
+  void sum_row(const float* x, int row, int first_pixel, const Epilogue& e, uint8_t* scratch) const {
+    for (int begin = 0; begin < s_.out_width; begin += kTile) {
+      const int count = std::min(kTile, s_.out_width - begin);
+      if (winograd_)
+        winograd_->sum(x, row, begin, first_pixel + begin, count, e, scratch);
+      else
+        sum(x, 0, row * s_.out_width + begin, first_pixel + begin, count, 0, s_.out_channels, e, scratch);
+    }
+  }
+
+  void run_rows(const float* x, const Epilogue& e, const Workspace& w, ThreadPool& pool) const {
+    pool.parallel(s_.out_height, [&](int row, int thread) {
+      sum_row(x, row, row * s_.out_width, e, w.threads + thread_bytes * thread);
+    });
+  }
+
   void run_pooled(const float* x, const Epilogue& e, const Workspace& w, ThreadPool& pool) const {
     const ConvShape& p = pool_;
     const int bands = pool.threads() == 1 ? 1 : std::min(p.out_height, 2 * pool.threads());
@@ -168,9 +196,7 @@ class ConvStep : public Step {
         const int end = std::min(s_.out_height, oy * p.stride_height - p.pad_top + p.kernel_height);
         for (int r = std::max(made + 1, top); r < end; made = r++) {
           rows.output = ring + r % p.kernel_height * row_floats;
-          for (int begin = 0; begin < s_.out_width; begin += kTile)
-            sum(x, 0, r * s_.out_width + begin, begin, std::min(kTile, s_.out_width - begin), 0, s_.out_channels, rows,
-                scratch);
+          sum_row(x, r, 0, rows, scratch);
         }
         for (int c = 0; c < s_.out_channels; c += kBlock) {
           const int channels = std::min(kBlock, s_.out_channels - c);
@@ -216,11 +242,12 @@ class ConvStep : public Step {
 
   ConvShape s_;
   const Isa& isa_;
+  std::unique_ptr<Winograd> winograd_;  // where it fits; then none of the members below counts, but for the pooling's
   bool from_image_, copies_ = false, depthwise_ = false, pooled_ = false;
   ConvShape pool_;
   Fused convolved_;  // what follows the convolution, where pooling was taken in
   size_t ring_bytes_ = 0, tile_bytes_ = 0;
-  int padded_height_, padded_width_, segment_length_ = 0;
+  int padded_height_ = 0, padded_width_ = 0, segment_length_ = 0;
   size_t group_size_ = 0;
   AlignedVector<float> weights_;
   std::vector<int32_t> segments_;

@@ -47,8 +47,8 @@ std::vector<Candidate> candidates() {
   return c;
 }
 
-// For tests alone: NASB_TEST_FAULT=KERNEL:PART makes that part of a kernel leave out the last channel while it is
-// checked, which the check has to find.
+// For tests alone: NASB_TEST_FAULT=KERNEL:PART makes that part of a kernel leave out the last channel (or tiles)
+// while it is checked, which the check has to find.
 Isa with_fault(const Candidate& c) {
   Isa isa = c.isa();
   const char* fault = std::getenv("NASB_TEST_FAULT");
@@ -73,6 +73,14 @@ Isa with_fault(const Candidate& c) {
     isa.gemm_tile = [](const GemmLayer& l, const float* const* inputs, int first, int pixels, int channel, int count,
                        const Epilogue& e,
                        float* scratch) { whole.gemm_tile(l, inputs, first, pixels, channel, count - 1, e, scratch); };
+  if (part == "winograd")
+    isa.winograd_tile = [](const WinogradLayer& l, const float* values, int first, int pixels, int channels,
+                           const Epilogue& e,
+                           float* scratch) { whole.winograd_tile(l, values, first, pixels, channels - 1, e, scratch); };
+  if (part == "winograd_inputs")
+    isa.winograd_inputs = [](const float* line, int tiles, float* to) {
+      whole.winograd_inputs(line, tiles - kWinogradStep, to);
+    };
   if (part == "pool")
     isa.pool = [](const PoolRun& run, float* to) {
       PoolRun less = run;

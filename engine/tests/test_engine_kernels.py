@@ -12,7 +12,7 @@ import pytest
 import nasb_engine
 from tiny_models import Builder, classifier
 
-PARTS = ("epilogue", "sums", "gemm", "pool", "depthwise")
+PARTS = ("epilogue", "sums", "gemm", "winograd", "winograd_inputs", "pool", "depthwise")
 CHECKED = [kernel.name for kernel in nasb_engine.kernels() if kernel.verified and kernel.name != "reference"]
 
 TELL = """

@@ -104,6 +104,20 @@ struct GemmLayer {
   int first_output;  // of the group among the layer's channels
 };
 
+// A real convolution with 7 columns of taps and stride 2 by Winograd's method (winograd.h): tiles of kWinogradOutputs
+// neighbours of a row, from sums at kWinogradPoints points. The input stands as [rows *
+// channels][tiles][kWinogradValues].
+constexpr int kWinogradOutputs = 4, kWinogradPoints = 7;
+constexpr int kWinogradValues = 16, kWinogradOdd = 8;  // of 7 even columns, and from there on of 6 odd ones
+constexpr int kWinogradTiles = 12;  // of a work item, at most; a multiple of every micro-kernel's rows
+constexpr int kWinogradStep = 4;    // tiles of a row are a multiple of it
+
+struct WinogradLayer {
+  const float* weights;  // [ceil(channels / columns)][points][depth, times 2 but for the last point][columns]
+  int depth;             // rows of taps * input channels
+  int tiles;             // of a row
+};
+
 // Pooled values: to[row * to_step + i] = the largest of taps[t][row * step + i], or their sum times `factor`, i <
 // count.
 struct PoolRun {
@@ -136,6 +150,12 @@ struct Isa {
   int gemm_columns;
   void (*gemm_tile)(const GemmLayer& layer, const float* const* inputs, int first_pixel, int pixel_count,
                     int first_channel, int channel_count, const Epilogue& e, float* scratch);
+  // The values of a row of one channel, of which the first tile begins at line[0].
+  void (*winograd_inputs)(const float* line, int tiles, float* values);
+  // Sums of pixels of a row for all channels; values: of the first row of taps, of the first tile.
+  // scratch: [kWinogradTiles][kWinogradPoints * gemm_columns + kWinogradOutputs * kBlock].
+  void (*winograd_tile)(const WinogradLayer& layer, const float* values, int first_pixel, int pixel_count, int channels,
+                        const Epilogue& e, float* scratch);
   void (*pool)(const PoolRun& run, float* to);
   // acc[c] = sum over t of taps[t][c] * weights[t * stride + c].
   void (*depthwise)(const float* const* taps, const float* weights, int stride, int tap_count, int count, float* acc);

@@ -5,6 +5,7 @@
 #include "gemm.h"
 #include "lut.h"
 #include "pool.h"
+#include "winograd.h"
 
 namespace nasb {
 namespace {
@@ -89,9 +90,19 @@ void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilo
 }  // namespace
 
 const Isa& isa_avx2() {
-  static const Isa isa = {
-      "avx2",       epilogue<Floats>, pair_codes, 2, lut_tile, nullptr, lut_lane<Bytes>, 16, gemm_tile<Floats, 6, 2>,
-      pool<Floats>, depthwise<Floats>};
+  static const Isa isa = {"avx2",
+                          epilogue<Floats>,
+                          pair_codes,
+                          2,
+                          lut_tile,
+                          nullptr,
+                          lut_lane<Bytes>,
+                          16,
+                          gemm_tile<Floats, 6, 2>,
+                          winograd_inputs<Floats>,
+                          winograd_tile<Floats, 6, 2>,
+                          pool<Floats>,
+                          depthwise<Floats>};
   return isa;
 }
 

@@ -6,6 +6,7 @@
 #include "gemm.h"
 #include "lut.h"
 #include "pool.h"
+#include "winograd.h"
 
 namespace nasb {
 namespace {
@@ -49,9 +50,19 @@ void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilo
 }  // namespace
 
 const Isa& isa_avx512() {
-  static const Isa isa = {
-      "avx512",     epilogue<Floats>, pair_codes, 2, lut_tile, nullptr, lut_lane<Bytes>, 32, gemm_tile<Floats, 12, 2>,
-      pool<Floats>, depthwise<Floats>};
+  static const Isa isa = {"avx512",
+                          epilogue<Floats>,
+                          pair_codes,
+                          2,
+                          lut_tile,
+                          nullptr,
+                          lut_lane<Bytes>,
+                          32,
+                          gemm_tile<Floats, 12, 2>,
+                          winograd_inputs<Floats>,
+                          winograd_tile<Floats, 12, 2>,
+                          pool<Floats>,
+                          depthwise<Floats>};
   return isa;
 }
 

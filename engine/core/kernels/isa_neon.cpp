@@ -5,6 +5,7 @@
 #include "gemm.h"
 #include "lut.h"
 #include "pool.h"
+#include "winograd.h"
 
 namespace nasb {
 namespace {
@@ -87,9 +88,19 @@ void lut_tile(const LutLayer& layer, const LutTile& tile, int block, const Epilo
 }  // namespace
 
 const Isa& isa_neon() {
-  static const Isa isa = {
-      "neon",       epilogue<Floats>, pair_codes, 1, lut_tile, nullptr, lut_lane<Bytes>, 8, gemm_tile<Floats, 8, 2>,
-      pool<Floats>, depthwise<Floats>};
+  static const Isa isa = {"neon",
+                          epilogue<Floats>,
+                          pair_codes,
+                          1,
+                          lut_tile,
+                          nullptr,
+                          lut_lane<Bytes>,
+                          8,
+                          gemm_tile<Floats, 8, 2>,
+                          winograd_inputs<Floats>,
+                          winograd_tile<Floats, 6, 2>,
+                          pool<Floats>,
+                          depthwise<Floats>};
   return isa;
 }
 

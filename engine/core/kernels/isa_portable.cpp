@@ -2,6 +2,7 @@
 // without a byte shuffle is served better by xor and popcount (binary_conv_words.cpp).
 #include "gemm.h"
 #include "pool.h"
+#include "winograd.h"
 
 namespace nasb {
 namespace {
@@ -92,9 +93,19 @@ void word_tile(const WordLayer& layer, const WordTile& tile, int block, const Ep
 }  // namespace
 
 const Isa& isa_portable() {
-  static const Isa isa = {
-      "portable",   epilogue<Floats>, nullptr, 0, nullptr, word_tile, nullptr, 16, gemm_tile<Floats, 2, 2>,
-      pool<Floats>, depthwise<Floats>};
+  static const Isa isa = {"portable",
+                          epilogue<Floats>,
+                          nullptr,
+                          0,
+                          nullptr,
+                          word_tile,
+                          nullptr,
+                          16,
+                          gemm_tile<Floats, 2, 2>,
+                          winograd_inputs<Floats>,
+                          winograd_tile<Floats, 4, 2>,
+                          pool<Floats>,
+                          depthwise<Floats>};
   return isa;
 }
 
