@@ -155,9 +155,20 @@ def linear() -> ModelProto:
     return b.model(b.node("Gemm", flat, b.reals(2, 4), b.reals(2), transB=1), (1, 2, 2), 2, {})
 
 
+def stem() -> ModelProto:
+    """A convolution by Winograd's method, with the pooling behind it, and one without: rows of 21 outputs."""
+    b = Builder(4)
+    wide = b.node("Pad", "images", b.integers(0, 0, 0, 17, 0, 0, 0, 17))
+    x = b.node("Relu", b.conv(wide, 3, 5, 7, stride=2))
+    x = b.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    y = b.node("GlobalAveragePool", b.conv(wide, 3, 5, 7, stride=2))
+    return b.model(b.head(b.node("Mul", x, y), 5))
+
+
 MODELS: dict[str, Callable[[], ModelProto]] = {
     "binary_zoo": binary_zoo,
     "classifier": classifier,
     "linear": linear,
     "operators": operators,
+    "stem": stem,
 }
