@@ -54,7 +54,7 @@ class StageConfig:
     learning_rate: float = 5e-3
     """Learning rate after warm-up."""
     momentum: float = 0.9
-    """Momentum of sgd."""
+    """Nesterov momentum of sgd; 0: none."""
     weight_decay: float = 0.0
     """Decay of real weights of convolutions and linear layers; never of binary weights, batch norms or thresholds."""
     schedule: str = "cosine"
