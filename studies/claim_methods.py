@@ -165,6 +165,11 @@ with them in their backbone; so there are rows of hand-made networks that have t
 REACT = (("cell.activation", "rprelu"), *RSIGN)
 """ReActNet's components, which are no architecture either: given to both sides."""
 
+
+def _slope(start: float) -> tuple[tuple[str, str], ...]:
+    return (("cell.activation_slope", f"{start:g}"),)
+
+
 METHODS: dict[str, Method] = {
     "backbone": Method(label="backbone of the searched networks: every edge none", tier="A", flags=NASB),
     "bireal-published": Method(label="Bi-Real Net as published (real 1x1)", tier="A", flags=PUBLISHED),
@@ -184,8 +189,17 @@ METHODS: dict[str, Method] = {
         seeds=RANDOM_SEEDS[:5], flags=NASB,
     ),
     "reactnet": Method(label="ReActNet", tier="A", flags=_network("study_reactnet_resnet20")),
+    "reactnet-1": Method(
+        label="ReActNet, RPReLU starting as identity", tier="C", as_in="reactnet",
+        flags=_network("study_reactnet_resnet20", slope=1),
+    ),
     "nasb-1.37-react": Method(
-        label="NASB, budget 1.37, RSign and RPReLU", tier="C", budget=1.37, as_in="nasb-1.37", flags=NASB + REACT
+        label="NASB, budget 1.37, RSign and RPReLU", tier="C", budget=1.37, as_in="nasb-1.37",
+        flags=NASB + REACT + _slope(0.25),
+    ),
+    "nasb-1.37-react-1": Method(
+        label="NASB, budget 1.37, RSign and RPReLU starting as identity", tier="C", budget=1.37, as_in="nasb-1.37",
+        flags=NASB + REACT + _slope(1),
     ),
     "nasb-1.37-sign": Method(
         label="NASB, budget 1.37, no learned thresholds", tier="C", budget=1.37, as_in="nasb-1.37", flags=NASB + SIGN

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from nasb.binary import RPReLU
 from nasb.networks.hosts import CIFAR
 from nasb.networks.registry import create_host, register_rival
 from nasb.networks.resnet_cifar import BasicBlock
@@ -51,11 +52,16 @@ def start_branches(network: nn.Module, gain: float) -> nn.Module:
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:
-    def build(num_classes: int, in_channels: int, branch_gain: float = 1.0, **options: object) -> nn.Module:
+    def build(
+        num_classes: int, in_channels: int, branch_gain: float = 1.0, slope: float = 0.25, **options: object
+    ) -> nn.Module:
         network = create_host(name, num_classes=num_classes, in_channels=in_channels, options=options)
+        for module in network.modules():
+            if isinstance(module, RPReLU):
+                nn.init.constant_(module.slope, slope)
         return start_branches(network, branch_gain)
 
-    build.__doc__ = f"{name}, its branches started with a gain."
+    build.__doc__ = f"{name}, its branches started with a gain, its RPReLU with a slope."
     return build
 
 

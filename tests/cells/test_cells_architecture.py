@@ -76,6 +76,7 @@ configs = st.builds(
     nodes=st.integers(0, 2),
     bases=st.integers(1, 16),
     activation=st.sampled_from(ACTIVATIONS),
+    activation_slope=st.floats(0, 1),
     shortcut=st.sampled_from(SHORTCUTS),
     learned_threshold=st.booleans(),
     thresholds=st.sampled_from(THRESHOLDS),

@@ -115,7 +115,7 @@ class Cell(nn.Module):
                 self.inside[edge_name(*key)] = self._binarize(shape.out_channels, 0.0, True)
             elif key[0] and str(key[0]) not in self.inside:
                 self.inside[str(key[0])] = self._binarize(shape.out_channels, 0.0, learned)
-        self.activation = activation(config.activation, shape.out_channels)
+        self.activation = activation(config, shape.out_channels)
 
     def _binarize(self, channels: int, start: float, learned: bool) -> Binarize:
         return Binarize(channels, learned=learned, initial=start, surrogate=self.config.surrogate)
@@ -225,8 +225,11 @@ def derived_edges(shape: ConvShape, config: CellConfig, edges: Sequence[Edge], w
     return modules
 
 
-def activation(name: str, channels: int) -> nn.Module:
-    """Return the activation of that name (`CellConfig.activation`)."""
-    if name == "prelu":
-        return nn.PReLU(channels)
-    return RPReLU(channels) if name == "rprelu" else nn.Identity()
+def activation(config: CellConfig, channels: int) -> nn.Module:
+    """Return what `CellConfig.activation` names."""
+    match config.activation:
+        case "prelu":
+            return nn.PReLU(channels, config.activation_slope)
+        case "rprelu":
+            return RPReLU(channels, config.activation_slope)
+    return nn.Identity()

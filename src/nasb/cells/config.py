@@ -29,6 +29,8 @@ class CellConfig:
     """Binary bases K of the backbone: 1 is a single binary CNN, more a multiple one."""
     activation: str = "none"
     """What follows the cell's sum: none (published Bi-Real Net), prelu or rprelu."""
+    activation_slope: float = 0.25
+    """Start of its slopes for negative values; 1: it starts as if it were not there."""
     shortcut: str = "auto"
     """Shortcut of a cell that changes shape: conv (average pooling, real 1x1, batch norm), adapt (average pooling,
     channels repeated), avgmax (the added channels max-pooled, batch norm), or auto: as the host had it."""
@@ -67,6 +69,8 @@ class CellConfig:
                 raise UserError(f"cell.{key} is {value!r}; accepted: {numbers}")
         if not isinstance(self.learned_threshold, bool):
             raise UserError(f"cell.learned_threshold is {self.learned_threshold!r}; accepted: true, false")
+        if type(self.activation_slope) not in (int, float) or not 0 <= self.activation_slope <= 1:
+            raise UserError(f"cell.activation_slope is {self.activation_slope!r}; give a number from 0 to 1")
         for key in ("branch_gain", "edge_gain", "inside_gain"):
             value = getattr(self, key)
             if key == "inside_gain" and value is None:

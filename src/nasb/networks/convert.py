@@ -281,7 +281,7 @@ class _Conversion:
         if self.config.activation == "none":
             node.replace_all_uses_with(before)
         else:
-            node.replace_all_uses_with(self._add_after(before, activation(self.config.activation, channels)))
+            node.replace_all_uses_with(self._add_after(before, activation(self.config, channels)))
         self.traced.graph.erase_node(node)
 
     def _add_after(self, node: torch.fx.Node, module: nn.Module) -> torch.fx.Node:
