@@ -179,6 +179,7 @@ WRONG = [
     (small(cell={"weight_scale": None}), ["cell.weight_scale"]),
     (small(cell={"learned_threshold": 1}), ["cell.learned_threshold is 1"]),
     (small(cell={"branch_gain": 0}), ["cell.branch_gain is 0"]),
+    (small(cell={"activation_slope": -1}), ["cell.activation_slope is -1"]),
     (small(cell={"branch_gain": float("nan")}), ["cell.branch_gain is nan"]),
     (small(cell={"edge_gain": 11}), ["cell.edge_gain is 11"]),
     (small(extra=1), ['unknown key "extra"']),

@@ -190,6 +190,16 @@ def test_one_threshold_per_node_and_one_more_per_base(bases, learned, parameters
     assert sum("threshold" in name for name, _ in cell.named_parameters()) == parameters
 
 
+@pytest.mark.parametrize("activation", ["prelu", "rprelu"])
+def test_an_activation_whose_slopes_start_at_1_starts_as_none(activation):
+    x = torch.randn(4, 4, 8, 8)
+    outputs = []
+    for config in (CellConfig(), CellConfig(activation=activation, activation_slope=1)):
+        torch.manual_seed(0)
+        outputs.append(cell_of(shape_of(), config)(x))
+    assert torch.equal(*outputs)
+
+
 def test_gradients_reach_every_parameter_and_the_input():
     cell = cell_of(shape_of(4, 6, 2), CellConfig(nodes=2, bases=2, activation="prelu"), RICH, ConvShortcut)
     x = torch.randn(4, 4, 8, 8, requires_grad=True)

@@ -266,7 +266,7 @@ class RPReLU(nn.Module):
     def __init__(self, channels: int, slope: float = 0.25) -> None:
         super().__init__()
         self.shift_in = nn.Parameter(torch.zeros(channels))
-        self.slope = nn.Parameter(torch.full((channels,), slope))
+        self.slope = nn.Parameter(torch.full((channels,), float(slope)))
         self.shift_out = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x_NCHW: Tensor) -> Tensor:  # noqa: N803
