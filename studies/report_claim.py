@@ -176,6 +176,8 @@ GOALS = (
     Goal(text="NASB 1.10 over the widened Bi-Real Net", ours="nasb-1.10", theirs=("bireal-wide-1.10",), by=0.0),
     Goal(text="NASB 1.37 with ReActNet's components over ReActNet", ours="nasb-1.37-react", theirs=("reactnet",),
          by=0.0),
+    Goal(text="the same where RPReLU starts as identity, over the better ReActNet", ours="nasb-1.37-react-1",
+         theirs=("reactnet", "reactnet-1"), by=0.0),
     Goal(text="NASB 1.37 over Bi-Real Net trained for the search's epochs too", ours="nasb-1.37",
          theirs=("bireal-equal",), by=0.0),
     Goal(text="both trained 4 times as long", ours="nasb-1.37-long", theirs=("bireal-long",), by=0.0),
