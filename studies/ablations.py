@@ -75,6 +75,10 @@ VARIANTS = {
     "inside-at-a-third": Variant("edges to inside nodes starting at 1/3", cell=(("inside_gain", 1 / 3),)),
     "inside-at-1": Variant("edges to inside nodes starting at 1", cell=(("inside_gain", 1.0),)),
     "real-shortcut": Variant("shortcuts with a real 1x1, as published", cell=(("shortcut", "conv"),)),
+    "prelu": Variant("PReLU behind every cell", cell=(("activation", "prelu"), ("activation_slope", 0.25))),
+    "prelu-at-1": Variant(
+        "PReLU behind every cell, starting as identity", cell=(("activation", "prelu"), ("activation_slope", 1.0))
+    ),
     "average-pooling": Variant(
         "every max pooling an average pooling",
         operation=lambda name: "avg_pool_3x3" if name == "max_pool_3x3" else name,

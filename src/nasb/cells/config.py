@@ -29,8 +29,8 @@ class CellConfig:
     """Binary bases K of the backbone: 1 is a single binary CNN, more a multiple one."""
     activation: str = "none"
     """What follows the cell's sum: none (published Bi-Real Net), prelu or rprelu."""
-    activation_slope: float = 0.25
-    """Start of its slopes for negative values; 1: it starts as if it were not there."""
+    activation_slope: float = 1.0
+    """Start of its slopes for negative values; at 1 it starts as if it were not there."""
     shortcut: str = "auto"
     """Shortcut of a cell that changes shape: conv (average pooling, real 1x1, batch norm), adapt (average pooling,
     channels repeated), avgmax (the added channels max-pooled, batch norm), or auto: as the host had it."""
