@@ -1,5 +1,6 @@
 // BinaryConv by table look-up (kernels/lut.h): weights in nibbles, activations as codes of pixel pairs.
 #include <algorithm>
+#include <utility>
 
 #include "binary_conv.h"
 
@@ -109,20 +110,24 @@ void BinaryConv::pack_for_lookup() {
   if (narrow_) thread_bytes_ = std::max(thread_bytes_, aligned(2 * sizeof(uint16_t) * columns_));
 }
 
-// Pairs in turn that see the same rows of taps. A row of taps outside of a zero border adds nothing, and is left out.
+// Pairs in turn that see the same rows of taps. A row of taps that lies in the zero border adds nothing, and is left
+// out.
 void BinaryConv::find_zones() {
   const ConvShape& f = flat_;
   const int pairs = (f.pixels() + 1) / 2, row = f.kernel_width * group_nibbles_;
-  const auto inside = [&](int pixel, int ky) {
-    const int y = pixel / f.out_width * f.stride_height - f.pad_top + ky * f.dilation_height;
-    return y >= 0 && y < f.in_height;
+  // The rows of taps of a pixel that lie inside, none as {all of them, 0}: no loop, since a kernel may be tall.
+  const auto inside = [&](int pixel) -> std::pair<int, int> {
+    const int top = pixel / f.out_width * f.stride_height - f.pad_top, step = f.dilation_height;
+    const int first = top < 0 ? (step - 1 - top) / step : 0;
+    const int end = top < f.in_height ? std::min(f.kernel_height, (f.in_height - 1 - top) / step + 1) : 0;
+    return first < end ? std::pair(first, end) : std::pair(f.kernel_height, 0);
   };
   for (int p = 0; p < pairs; ++p) {
     int first = 0, end = f.kernel_height;
     if (pad_value_ == 0 && !half_) {
-      const int a = 2 * p, b = std::min(2 * p + 1, f.pixels() - 1);
-      while (first + 1 < end && !inside(a, first) && !inside(b, first)) ++first;
-      while (end - 1 > first && !inside(a, end - 1) && !inside(b, end - 1)) --end;
+      const auto a = inside(2 * p), b = inside(std::min(2 * p + 1, f.pixels() - 1));
+      first = std::min(a.first, b.first), end = std::max(a.second, b.second);
+      if (first >= end) first = f.kernel_height - 1, end = f.kernel_height;  // a zone has one row at least
     }
     if (zones_.empty() || zones_.back().begin != first * row || zones_.back().end != end * row)
       zones_.push_back({p, p, first * row, end * row});

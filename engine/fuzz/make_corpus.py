@@ -15,7 +15,16 @@ from onnx import ModelProto, TensorProto, helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from large_graphs import binarizations, convolutions, joined, joins_of_joins, large_map, large_maps, wide_constants
+from large_graphs import (
+    binarizations,
+    convolutions,
+    joined,
+    joins_of_joins,
+    large_map,
+    large_maps,
+    tall_kernel,
+    wide_constants,
+)
 from tiny_models import CLASSES, MODELS, PREPROCESSING, Builder, linear
 
 TEXTS = {
@@ -85,6 +94,7 @@ def large() -> dict[str, ModelProto]:
         "wide_constants": wide_constants(500),
         "large_map": large_map(16384),
         "large_maps": large_maps(20, 16384),
+        "tall_kernel": tall_kernel(40),
     }
 
 

@@ -133,6 +133,11 @@ def far_taps(count: int) -> ModelProto:
     return _readers(count, (1, 1, 1 << 20), 1, kernel_shape=(1, 17), dilations=[1, 65535], pads=[0] * 4)
 
 
+def tall_kernel(width: int) -> ModelProto:
+    """A kernel taller than the image, nearly all of which lies in the border."""
+    return _readers(1, (1, 1, width), 1, kernel_shape=(4096, 1), dilations=[1, 1], pads=[6000, 0, 6000, 0])
+
+
 def many_corrections(count: int) -> ModelProto:
     """Small maps that are border alone, of many channels: words keep what each kind of border takes off each."""
     return _readers(count, (1, 3, 3), 1 << 16, kernel_shape=(2, 2), dilations=[1, 1], pads=[1] * 4)

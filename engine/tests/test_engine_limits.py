@@ -24,10 +24,11 @@ from large_graphs import (
     large_maps,
     many_corrections,
     pairs,
+    tall_kernel,
     u_shape,
     wide_constants,
 )
-from nasb_engine import EngineError, Session
+from nasb_engine import EngineError, Session, kernels
 from tiny_models import PREPROCESSING, classifier
 
 
@@ -49,6 +50,14 @@ def test_large_graphs_load_in_time(make: Callable[..., ModelProto], size: tuple[
     begin = time.process_time()
     Session(data, threads=1)
     assert time.process_time() - begin < 2  # 0.1 to 0.5 s; what grew with a square took 3 s or more
+
+
+@pytest.mark.parametrize("kernel", [kernel.name for kernel in kernels() if kernel.verified])
+def test_a_tall_kernel_loads_in_time(kernel: str) -> None:
+    data = tall_kernel(500).SerializeToString()
+    begin = time.process_time()
+    Session(data, 1, kernel)
+    assert time.process_time() - begin < 2  # 0.01 to 0.2 s; look-up took 12 s
 
 
 def outputs(model: ModelProto, images: np.ndarray, operations: list[str] | None = None) -> np.ndarray:

@@ -158,7 +158,8 @@ void epilogue_residual(const Epilogue& e, const Source& source, int first_pixel,
 
 constexpr uintptr_t kAhead = 1536;  // bytes
 
-// The signs of kBlock channels, where nothing else is read of them: whole pixels in turn, as they stand in memory.
+// The signs of kBlock channels, where nothing else is read of them, pixel by pixel: as they stand in memory where these
+// are all channels, which is what is called ahead.
 template <class F>
 void epilogue_signs(const Epilogue& e, const float* acc, int first_pixel, int pixel_count, int channel) {
   constexpr int kVectors = 32 / F::kLanes;
