@@ -3,7 +3,7 @@
     python studies/ablations.py --cifar10 DATA --out RUNS [--variants NAME ...]     # goes on where it stands
 
 The network is that of seed 0 of METHOD in results/architectures; its settings are those with which claim.py trains it.
-(The other rows of that CSV are screening by hand, from before this program: results/README.md.)
+(The other rows of that CSV are screening by hand, from before this program: docs/screening.md.)
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Makes docs/results.md and its pictures from the CSVs in results/: a section for each that is there.
+"""Makes docs/results.md with its pictures, and docs/screening.md, from the CSVs in results/.
 
-python studies/report.py            # writes docs/results.md and docs/results/*.svg
-python studies/report.py --check    # exit code 1 if the page is not what would be written
+python studies/report.py            # writes the two pages and docs/results/*.svg
+python studies/report.py --check    # exit code 1 if a page is not what would be written
 """
 
 import argparse
@@ -50,10 +50,10 @@ LIMITS = """\
 - **Little about small differences.** With {seeds} seeds a difference of less than about twice its standard error is
   none; where n is 1 there is no spread at all.
 - **One side was tuned more on CIFAR-10.** How branches on edges start, how the search goes, and, once a first searched
-  network was not better than random ones, that it ends with a race, were chosen by some 25 runs (the ablations above
-  and random architectures) on its validation images; the rivals had their trials alone, one of them with a smaller
-  start of their branches. Differences to them are in our favour by an unknown amount. Fashion-MNIST chooses trials
-  only.
+  network was not better than random ones, that it ends with a race, were chosen by some 25 runs
+  ([screening](screening.md) and random architectures) on its validation images; the rivals had their trials alone, one
+  of them with a smaller start of their branches. Differences to them are in our favour by an unknown amount.
+  Fashion-MNIST chooses trials only.
 - **Learned thresholds are on one side of most rows.** Cells of searched and random networks have them, on edges of
   binary convolutions and with these in their backbone; hand-made networks and the bare backbone have none. The rows
   that say so show both sides with and without.
@@ -71,10 +71,13 @@ ABLATED = (
     "The searched network of seed 0, trained again with one thing changed. Equal runs whose last bits differ lie up to "
     "0.8 points apart: a smaller difference says nothing."
 )
-SCREENED = (
-    "What was tried by hand, one run each, before and while the method was fixed; some rows differ from the method in "
-    "more than the one thing, some are of changed trees (results/README.md). No command makes them again."
-)
+SCREENED = """\
+# Screening
+
+Made by `python studies/report.py` from results/ablation.csv. What was tried by hand, one run each, on validation
+images, before and while the method of [results.md](results.md) was fixed; some rows differ from the method in more than
+the one thing, some are of changed trees (results/README.md). No command makes these numbers again.
+"""
 TAU = (
     "Kendall's tau (n; p value) between what a search says of architectures and their validation Top-1 after training, "
     "over pairs of the same budget: of random ones, and with the searched ones, which `regression` has found. One "
@@ -100,15 +103,16 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the CSVs")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of the page")
     given = parser.parse_args()
-    file = given.docs / "results.md"
     if not (given.results / "claim.csv").exists():
         sys.exit(f"{given.results / 'claim.csv'} is not there: studies/claim.py run makes it")
-    text = page(given.results)
     if not given.check:
         draw(given.results, given.docs / "results")
-        file.write_text(text, encoding="utf-8")
-    elif not file.exists() or file.read_text(encoding="utf-8") != text:
-        sys.exit(f"{file} is out of date: python studies/report.py")
+    for name, text in (("results.md", page(given.results)), ("screening.md", screening_page(given.results))):
+        file = given.docs / name
+        if not given.check:
+            file.write_text(text, encoding="utf-8")
+        elif not file.exists() or file.read_text(encoding="utf-8") != text:
+            sys.exit(f"{file} is out of date: python studies/report.py")
 
 
 def page(results: Path) -> str:
@@ -120,6 +124,20 @@ def page(results: Path) -> str:
         longer = f"the rows that train {times} as long show how much of a difference stays"
     scale = {"images": IMAGES, "epochs": EPOCHS, "longer": longer, "seeds": len(SEEDS)}
     return "\n".join([HEAD.format(**scale), *found, LIMITS.format(**scale)])
+
+
+def screening_page(results: Path) -> str:
+    """Return the page of what was tried by hand."""
+    claim, parts = Claim.load(results), [SCREENED]
+    for data in claim.sets():
+        tried = [row for row in _changed(results, data) if row["note"] != ABLATIONS]
+        if tried:
+            parts.append(f"## {TITLES.get(data, data)}\n\n{ablation_table(claim, tried)}\n")
+    return "\n".join(parts)
+
+
+def _changed(results: Path, data: str) -> list[dict[str, str]]:
+    return [row for row in rows(results / "ablation.csv") if row["set"] == data]
 
 
 def sections(results: Path) -> Iterator[Section]:
@@ -139,13 +157,9 @@ def sections(results: Path) -> Iterator[Section]:
         if searched:
             found = (_found(data, name, architectures) for name, architectures in searched.items())
             yield Section(f"What was found: {title}", "\n\n".join(found))
-        changed = [row for row in rows(results / "ablation.csv") if row["set"] == data]
-        ablations = [row for row in changed if row["note"] == ABLATIONS]
+        ablations = [row for row in _changed(results, data) if row["note"] == ABLATIONS]
         if ablations:
             yield Section(f"One thing at a time: {title}", f"{ABLATED}\n\n{ablation_table(claim, ablations)}")
-        screening = [row for row in changed if row["note"] != ABLATIONS]
-        if screening:
-            yield Section(f"Screening: {title}", f"{SCREENED}\n\n{ablation_table(claim, screening)}")
         yield Section(f"Trials: {title}", f"{CHOICE}\n\n{trial_table(claim, data)}")
     scores = rows(results / "search-score.csv")
     if scores:

@@ -172,7 +172,7 @@ def test_ablations_are_beside_their_method_at_equal_seeds(results: Path) -> None
         [base | {"seed": seed, "validation_top1": top1, "variant": "no warm-up", "note": "as one word"}
          for seed, top1 in ((0, 64.0), (1, 65.0))],
     )  # fmt: skip
-    found = cells(report.page(results).partition("## Screening")[2], METHODS["nasb-1.37"].label)
+    found = cells(report.screening_page(results), METHODS["nasb-1.37"].label)
     error = (0.5 / 2 + 0.125 / 2) ** 0.5
     assert found[1:] == [
         "no warm-up", "as one word", "0.2740", "64.50 ± 0.71 (2)", "66.25 ± 0.35 (2)", f"-1.75 ± {error:.2f}",
@@ -247,9 +247,10 @@ def test_commands(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(not (claim.ROOT / "docs" / "results.md").exists(), reason="the study has not run")
-def test_the_page_in_the_repository_is_up_to_date() -> None:
-    page = (claim.ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    assert page == report.page(claim.ROOT / "results"), "python studies/report.py writes it"
+def test_the_pages_in_the_repository_are_up_to_date() -> None:
+    for name, made in (("results.md", report.page), ("screening.md", report.screening_page)):
+        page = (claim.ROOT / "docs" / name).read_text(encoding="utf-8")
+        assert page == made(claim.ROOT / "results"), "python studies/report.py writes it"
 
 
 def test_unchosen_runs_are_not_averaged(results: Path) -> None:
