@@ -52,7 +52,8 @@ def test_the_cells_have_every_operation():
         ("resnet20", {"width": 4}),
         ("bireal_resnet20", {"width": 4, "activation": "prelu"}),
         ("bireal_resnet18", {"bases": 2}),
-        ("bireal_resnet50", {"activation": "rprelu"}),
+        # (With slopes of 1 a sign of one image lies within rounding of its threshold, for torch in fp64, too.)
+        ("bireal_resnet50", {"activation": "rprelu", "activation_slope": 0.25}),
         ("resnet18", {}),
     ],
 )

@@ -42,7 +42,7 @@ def search_of(strategy, seed=0):
     layers = [nn.Conv2d(1, CHANNELS, 1, bias=False), nn.BatchNorm2d(CHANNELS)]
     layers += [nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False), nn.BatchNorm2d(CHANNELS), nn.ReLU()]
     host = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS, 2))
-    cell = CellConfig(nodes=0, activation="prelu", branch_gain=1.0)
+    cell = CellConfig(nodes=0, activation="prelu", activation_slope=0.25, branch_gain=1.0)
     network = convert(host, SHAPE, cell=cell, search=True, operations=OPERATIONS)
     backbone = count(convert(host, SHAPE, cell=cell), SHAPE).ops
     budget = 1 + SHAPE[1] * SHAPE[2] * CHANNELS**2 * 9 / 64 / backbone
