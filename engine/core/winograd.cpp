@@ -5,8 +5,8 @@
 namespace nasb {
 namespace {
 
-// Where polynomials are evaluated, in kernels/winograd.h's order (infinity: the highest coefficient alone), and what it
-// multiplied the inputs' values by to make whole numbers of their factors.
+// Where polynomials are evaluated, in kernels/winograd.h's order (infinity: the highest coefficient alone), and what the
+// values of weights are divided by, even and odd columns: the inputs' factors there are made whole by it.
 struct Point {
   double at;
   bool infinite;
@@ -18,10 +18,10 @@ constexpr Point kPoints[kWinogradPoints] = {
 };
 
 // The value of the polynomial whose coefficients are every second one of 7 taps.
-float value(const Point& point, const float* taps, size_t step, bool odd) {
+float value(const Point& point, const float* taps, bool odd) {
   double y = 0;
   for (int j = odd ? 5 : 6; j >= 0; j -= 2) {
-    y = y * point.at + taps[j * step];
+    y = y * point.at + taps[j];
     if (point.infinite) break;
   }
   return static_cast<float>(y / (odd ? point.odd : point.even));
@@ -50,7 +50,7 @@ Winograd::Winograd(const Layer& layer, const Isa& isa) : s_(layer.shape), isa_(i
           for (int odd = 0; odd < (point.odd != 0 ? 2 : 1); ++odd, to += columns)
             for (int o = panel * columns; o < std::min(s_.out_channels, (panel + 1) * columns); ++o)
               to[o - panel * columns] =
-                  value(point, layer.weights.data() + (size_t{1} * o * s_.in_channels + c) * taps + ky * 7, 1, odd);
+                  value(point, layer.weights.data() + (size_t{1} * o * s_.in_channels + c) * taps + ky * 7, odd);
 }
 
 size_t Winograd::shared_bytes() const {
