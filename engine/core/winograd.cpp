@@ -5,8 +5,8 @@
 namespace nasb {
 namespace {
 
-// Where polynomials are evaluated, in kernels/winograd.h's order (infinity: the highest coefficient alone), and what the
-// values of weights are divided by, even and odd columns: the inputs' factors there are made whole by it.
+// Where polynomials are evaluated, in kernels/winograd.h's order (infinity: the highest coefficient alone), and what
+// the values of weights are divided by, even and odd columns: the inputs' factors there are made whole by it.
 struct Point {
   double at;
   bool infinite;
