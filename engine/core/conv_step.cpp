@@ -16,7 +16,7 @@ class ConvStep : public Step {
  public:
   ConvStep(const Layer& layer, const Isa& isa, bool from_image) : s_(layer.shape), isa_(isa), from_image_(from_image) {
     macs = s_.macs();
-    if (Winograd::fits(s_)) {
+    if (Winograd::fits(layer)) {
       winograd_ = std::make_unique<Winograd>(layer, isa);
       shared_bytes = winograd_->shared_bytes();
       thread_bytes = winograd_->thread_bytes();
@@ -163,20 +163,20 @@ class ConvStep : public Step {
     isa_.gemm_tile(layer, first, first_pixel, count, from, to - from, e, reinterpret_cast<float*>(scratch));
   }
 
-  // Outputs of a row, convolved by tiles, into e's pixels from `first_pixel` on.
-  void sum_row(const float* x, int row, int first_pixel, const Epilogue& e, uint8_t* scratch) const {
-    for (int begin = 0; begin < s_.out_width; begin += kTile) {
-      const int count = std::min(kTile, s_.out_width - begin);
-      if (winograd_)
-        winograd_->sum(x, row, begin, first_pixel + begin, count, e, scratch);
-      else
-        sum(x, 0, row * s_.out_width + begin, first_pixel + begin, count, 0, s_.out_channels, e, scratch);
-    }
+  // A tile of a row from column `begin` on, into e's pixels from `first_pixel` on.
+  void sum_tile(const float* x, int row, int begin, int first_pixel, const Epilogue& e, uint8_t* scratch) const {
+    const int count = std::min(kTile, s_.out_width - begin);
+    if (winograd_)
+      winograd_->sum(x, row, begin, first_pixel, count, e, scratch);
+    else
+      sum(x, 0, row * s_.out_width + begin, first_pixel, count, 0, s_.out_channels, e, scratch);
   }
 
   void run_rows(const float* x, const Epilogue& e, const Workspace& w, ThreadPool& pool) const {
-    pool.parallel(s_.out_height, [&](int row, int thread) {
-      sum_row(x, row, row * s_.out_width, e, w.threads + thread_bytes * thread);
+    const int tiles = (s_.out_width + kTile - 1) / kTile;
+    pool.parallel(s_.out_height * tiles, [&](int item, int thread) {
+      const int row = item / tiles, begin = item % tiles * kTile;
+      sum_tile(x, row, begin, row * s_.out_width + begin, e, w.threads + thread_bytes * thread);
     });
   }
 
@@ -196,7 +196,7 @@ class ConvStep : public Step {
         const int end = std::min(s_.out_height, oy * p.stride_height - p.pad_top + p.kernel_height);
         for (int r = std::max(made + 1, top); r < end; made = r++) {
           rows.output = ring + r % p.kernel_height * row_floats;
-          sum_row(x, r, 0, rows, scratch);
+          for (int begin = 0; begin < s_.out_width; begin += kTile) sum_tile(x, r, begin, begin, rows, scratch);
         }
         for (int c = 0; c < s_.out_channels; c += kBlock) {
           const int channels = std::min(kBlock, s_.out_channels - c);
@@ -242,7 +242,8 @@ class ConvStep : public Step {
 
   ConvShape s_;
   const Isa& isa_;
-  std::unique_ptr<Winograd> winograd_;  // where it fits; then none of the members below counts, but for the pooling's
+  std::unique_ptr<Winograd>
+      winograd_;  // where it fits; then of the members below only the pooling's and from_image_ count
   bool from_image_, copies_ = false, depthwise_ = false, pooled_ = false;
   ConvShape pool_;
   Fused convolved_;  // what follows the convolution, where pooling was taken in

@@ -47,7 +47,7 @@ constexpr Case kCases[] = {
     {kReal, 12, 36, 6, 3, 3, 1, 1, 2, 2, 0, Rectify::kPrelu, 36},
     {kReal, 300, 75, 1, 1, 1, 1, 0, 1, 1, 0, Rectify::kNone, 0},
     // Winograd's method: tiles of a row in whole micro-kernels, in fours, and a part of one.
-    {kReal, 1, 20, 97, 2, 7, 2, 3, 1, 1, 0, Rectify::kRelu, 0},
+    {kReal, 2, 40, 97, 2, 7, 2, 3, 1, 1, 0, Rectify::kRelu, 0},
     // Depthwise.
     {kReal, 70, 70, 5, 3, 3, 1, 1, 1, 70, 0, Rectify::kShiftedPrelu, 70},
     {kReal, 3, 3, 5, 5, 5, 2, 2, 1, 3, 0, Rectify::kNone, 0},
@@ -83,7 +83,7 @@ ConvShape shape_of(const Case& c) {
 //
 // Real inputs and weights are k / 16 with |k| < 128: a sum of up to 1000 products is exact in float, in whatever order
 // and with or without fused multiply-adds it is made. So every kernel has to give the same bits. (Those of a
-// convolution by Winograd's method are whole numbers of which all that it makes is whole, too.)
+// convolution by Winograd's method are such that all that it makes of them is exact, too.)
 class Checked {
  public:
   explicit Checked(const Case& c) : case_(c), shape_(shape_of(c)) {
@@ -167,10 +167,10 @@ class Checked {
     const int inputs = s.group_inputs(), bytes = (inputs + 7) / 8;
     const bool binary = case_.op == Op::kBinaryConv;
     weights_ = draw(size_t{1} * s.taps() * inputs * s.out_channels);
-    // Winograd's method divides weights by factors of 360 = 8 * 9 * 5.
-    if (case_.op == Op::kConv && Winograd::fits(s)) {
+    // Winograd's method divides weights by factors of 360 = 8 * 9 * 5, and is not for whole numbers alone.
+    if (case_.op == Op::kConv && s.kernel_width == 7 && s.stride_width == 2) {
       for (float& x : input_) x = std::trunc(x / 2);
-      for (float& x : weights_) x = 360 * std::trunc(x / 4);
+      for (float& x : weights_) x = 360.0f / 32 * std::trunc(x / 4);
     }
     if (!binary) layer_.weights.resize(weights_.size());
     if (binary) layer_.bits.assign(size_t{1} * s.out_channels * s.taps() * bytes, 0);

@@ -1,9 +1,12 @@
 #include "winograd.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace nasb {
 namespace {
+
+constexpr int kMostDepth = 896;
 
 // Where polynomials are evaluated, in kernels/winograd.h's order (infinity: the highest coefficient alone), and what
 // the values of weights are divided by, even and odd columns: the inputs' factors there are made whole by it.
@@ -29,10 +32,14 @@ float value(const Point& point, const float* taps, bool odd) {
 
 }  // namespace
 
-bool Winograd::fits(const ConvShape& s) {
-  // Shorter rows would not fill a micro-kernel.
-  return s.groups == 1 && s.kernel_width == 7 && s.stride_width == 2 && s.dilation_width == 1 &&
-         s.dilation_height == 1 && s.out_width >= kWinogradOutputs * kWinogradStep;
+bool Winograd::fits(const Layer& layer) {
+  const ConvShape& s = layer.shape;
+  const bool possible =
+      s.groups == 1 && s.kernel_width == 7 && s.stride_width == 2 && s.dilation_width == 1 && s.dilation_height == 1;
+  // Shorter rows would not fill a micro-kernel; deeper sums would read more weights than a row of outputs repays.
+  const bool faster = s.out_width >= kWinogradOutputs * kWinogradStep && s.in_channels * s.kernel_height <= kMostDepth;
+  return possible && faster &&
+         std::any_of(layer.weights.begin(), layer.weights.end(), [](float w) { return w != std::trunc(w); });
 }
 
 Winograd::Winograd(const Layer& layer, const Isa& isa) : s_(layer.shape), isa_(isa) {
@@ -67,7 +74,7 @@ size_t Winograd::line_floats() const { return (tiles_ - 1) * size_t{2 * kWinogra
 
 void Winograd::transform(const float* x, const float* image, float* values, uint8_t* scratch, size_t scratch_step,
                          ThreadPool& pool) const {
-  const int inside = std::min<int>(s_.in_width, line_floats() - s_.pad_left);
+  const int inside = std::min(s_.in_width, (s_.out_width - 1) * 2 + 7 - s_.pad_left);  // that an output reads
   const size_t plane = size_t{1} * s_.in_height * s_.in_width, row_floats = size_t{1} * kWinogradValues * tiles_;
   constexpr int kRows = 4;
   pool.parallel((rows_ + kRows - 1) / kRows, [&](int item, int thread) {

@@ -210,7 +210,7 @@ def test_neon_gives_the_exact_sums(aarch64: Sequence[str], tmp_path: Path, chunk
         assert np.array_equal(scores(done), expected), str(case)
 
 
-@pytest.mark.parametrize("part", ["epilogue", "sums", "gemm", "pool", "depthwise"])
+@pytest.mark.parametrize("part", ["epilogue", "sums", "gemm", "winograd", "winograd_inputs", "pool", "depthwise"])
 def test_a_fault_of_neon_is_found(aarch64: Sequence[str], model_file: ModelFile, tmp_path: Path, part: str) -> None:
     np.save(tmp_path / "x.npy", np.zeros((3, 8, 8), np.float32))
     words = [*aarch64, str(model_file("classifier")), str(tmp_path / "x.npy"), "--json"]

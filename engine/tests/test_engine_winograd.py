@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from onnx import ModelProto
 
-from nasb_engine import Session
+from nasb_engine import Session, kernels
 from random_graphs import correlate, pooled
 from tiny_models import Builder
 
@@ -50,6 +50,9 @@ def test_values_are_those_of_the_definition(seed: int) -> None:
     assert np.abs(found - expected).max() <= bound
     assert any(step.kernel.startswith("winograd_") for step in session.profile(1))
     assert np.array_equal(Session(data, 3).run(images), found)
+    for kernel in kernels():
+        if kernel.verified:
+            assert np.abs(Session(data, 2, kernel.name).run(images) - expected).max() <= bound, kernel.name
     name = model.graph.node[-1].input[0]
     assert np.array_equal(session.run(images, [model.graph.output[0].name, name])[model.graph.output[0].name], found)
 
@@ -65,3 +68,25 @@ def test_a_part_of_a_row_behind_the_tiles_is_zeros() -> None:
     whole = Session(b.model(y, (3, 16, 93), 8, {}).SerializeToString()).run(wider)
     assert found.shape[-1] == 17
     np.testing.assert_array_equal(found, whole[..., :17])
+
+
+def test_whole_numbers_are_summed_exactly() -> None:
+    """A stem of signs on bytes: what is exactly at a threshold stays there."""
+    b = Builder()
+    weights = b.random.choice(np.array([-1.0, 1.0], np.float32), (16, 3, 7, 7))
+    model = b.model(b.node("Conv", "images", b.constant(weights), strides=[2, 2], pads=[3] * 4), (3, 40, 40), 16, {})
+    images = b.random.integers(0, 256, (1, 3, 40, 40)).astype(np.float32)
+    attributes = {"strides": [2, 2], "pads": [3] * 4, "dilations": [1, 1], "group": 1}
+    np.testing.assert_array_equal(
+        Session(model.SerializeToString()).run(images), correlate(images, weights, attributes, 0.0)
+    )
+
+
+def test_what_no_output_reads_changes_nothing() -> None:
+    b = Builder()
+    model = b.model(b.node("Conv", "images", b.reals(8, 3, 7, 7), strides=[2, 2]), (3, 16, 40), 8, {})
+    session = Session(model.SerializeToString())
+    images = b.random.standard_normal((1, 3, 16, 40)).astype(np.float32)
+    found = session.run(images)
+    images[..., 39] = np.nan
+    np.testing.assert_array_equal(session.run(images), found)
