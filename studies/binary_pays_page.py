@@ -245,20 +245,21 @@ def advice(found: Sequence[Measured]) -> list[str]:
         f"**Where {best.top1:.1f}% on ImageNet is not enough.** No binary network here was published with more "
         f"({best.label}). {_listed(above)} were."
     ]
-    # Faster: by more than the rounds differ.
-    by_time = {one: [r for r in real if r.ratio_q3 < one.ratio_q1 and r.top1 >= one.top1] for one in binary}
+    # As fast: what the rounds' quartiles do not tell to be slower.
+    by_time = {one: [r for r in real if r.ratio_q1 <= one.ratio_q3 and r.top1 >= one.top1] for one in binary}
     for precision in ("int8", "fp32"):
         beaten = [one for one in binary if any(r.precision == precision for r in by_time[one])]
         if beaten:
             rivals = _union(by_time[one] for one in beaten)
             rivals = [r for r in rivals if r.precision == precision]
             lines.append(
-                f"**For speed, where {precision} runs as well as here.** Each of these is slower than a real "
-                f"network that was published with more: {_listed(beaten)}. Those real ones: {_listed(rivals)}."
+                f"**For speed, where {precision} runs as well as here.** Each of these is no faster, as far as the "
+                f"quartiles tell, than a real network that was published with as much or more: {_listed(beaten)}. "
+                f"Those real ones: {_listed(rivals)}."
             )
     free = [one for one in binary if not by_time[one]]
     if free:
-        lines.append(f"No real network here beats these in both time and published Top-1: {_listed(free)}.")
+        lines.append(f"Faster than every real network here of as much published Top-1: {_listed(free)}.")
     by_bytes = {one: [r for r in real if r.file_bytes < one.file_bytes and r.top1 >= one.top1] for one in binary}
     beaten = [one for one in binary if by_bytes[one]]
     if beaten:

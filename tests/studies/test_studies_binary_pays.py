@@ -59,12 +59,21 @@ def test_advice_is_what_the_numbers_say(measured: Path) -> None:
         in page
     )
     assert "resnet18 fp32 were." in page
-    assert "published with more: bireal_resnet18. Those real ones: mobilenet_v3_small fp32." in page
-    assert "in both time and published Top-1: quicknet and reactnet_a." in page
+    assert "as much or more: bireal_resnet18. Those real ones: mobilenet_v3_small fp32." in page
+    assert "Faster than every real network here of as much published Top-1: quicknet and reactnet_a." in page
     assert "int8 runs as well" not in page  # the only one has no published Top-1
     assert "**For bytes.**" not in page
     assert "in both bytes and published Top-1: quicknet, bireal_resnet18 and reactnet_a." in page
     assert "Slower than ResNet-18 itself, fp32 in ONNX Runtime: abcnet_resnet18." in page
+
+
+def test_a_network_whose_quartiles_meet_a_real_one_s_is_not_called_faster(tmp_path: Path) -> None:
+    table = rows()
+    table[3] |= {"ratio": "0.185", "ratio_q1": "0.175", "ratio_q3": "0.195"}  # the real one: 0.19 to 0.21
+    study.write(tmp_path / "pays.csv", table, "")
+    page = pays.page(tmp_path / "pays.csv")
+    assert "as much or more: quicknet and bireal_resnet18. Those real ones: mobilenet_v3_small fp32." in page
+    assert "Faster than every real network here of as much published Top-1: reactnet_a." in page
 
 
 def test_a_host_in_our_engine_is_told_from_the_peer(tmp_path: Path) -> None:
