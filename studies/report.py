@@ -68,8 +68,8 @@ CHOICE = (
     "mean over seeds where two were trained with all."
 )
 ABLATED = (
-    "The searched network of seed 0, trained again with one thing changed. Equal runs whose last bits differ lie up to "
-    "0.8 points apart: a smaller difference says nothing."
+    "The searched network of seed 0, trained again with one thing changed. Two equal runs whose last bits differ lay "
+    "0.6 points apart (screening.md): a difference like that says nothing."
 )
 SCREENED = """\
 # Screening

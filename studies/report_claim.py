@@ -226,7 +226,7 @@ def headroom(claim: Claim, data: str) -> str:
             gaps.append(f"{difference(real, binary)[0]:.2f} above {METHODS[name].label}")
     return (
         f"What there is to win: with the same training the {METHODS[REAL].label} is {' and '.join(gaps)}. Hardly "
-        "more can be expected of a binary network of its shape."
+        "more can be expected of a binary network of its shape in as many epochs."
     )
 
 
