@@ -25,14 +25,14 @@ times:
 5. 2026-11-27, when the cells of searched and random networks were counted that have no edge of binary convolutions out
    of their input, and so no learned threshold: 6 to 10 of 18 at 1.10, where those with more of them tended to have less
    Top-1. Rows with thresholds in every cell, of the same architectures, as the hand-made `-rsign` rows have them. (At
-   1.10 their means are 0.5 and 0.2 points higher than without, less than the spread.)
+   1.10 their validation means are 0.5 and 0.2 points higher than without, less than the spread.)
 6. 2026-11-27, for want of time, with NASB 1.37 (89.06 +- 0.18, n 3), four random ones, the backbone and Bi-Real Net as
    published finished on Fashion-MNIST: what varies one of these by components or epochs, the control of the race and
    Bi-Real Net with repeated channels are trained on CIFAR-10 alone (tier C), and random architectures of 1.37 are five
    there, not eight.
 7. 2026-11-27, with all rows above finished: NASB 1.37 with ReActNet's components had 60.85 +- 6.47, 10 points less than
-   without RPReLU, and up to a third of its signs did not depend on the image. A slope of 0.25 at the end of every cell
-   makes all sums positive where max pooling adds to them. Rows of the same networks whose RPReLU starts as identity
+   without RPReLU, and up to a third of its signs did not depend on the image. The likely cause, which was not taken
+   apart: a slope of 0.25 at the end of every cell makes sums positive where max pooling adds to them. Rows of the same networks whose RPReLU starts as identity
    (tried first on seed 0: 70.56 against 67.86), and of ReActNet, for both sides; neither has trials of its own.
 
 What is left in our favour is that all this was chosen on CIFAR-10's validation images. Fashion-MNIST's choose each
