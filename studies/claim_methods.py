@@ -32,8 +32,9 @@ times:
    there, not eight.
 7. 2026-11-27, with all rows above finished: NASB 1.37 with ReActNet's components had 60.85 +- 6.47, 10 points less than
    without RPReLU, and up to a third of its signs did not depend on the image. The likely cause, which was not taken
-   apart: a slope of 0.25 at the end of every cell makes sums positive where max pooling adds to them. Rows of the same networks whose RPReLU starts as identity
-   (tried first on seed 0: 70.56 against 67.86), and of ReActNet, for both sides; neither has trials of its own.
+   apart: a slope of 0.25 at the end of every cell makes sums positive where max pooling adds to them. Rows of the same
+   networks whose RPReLU starts as identity (tried first on seed 0: 70.56 against 67.86), and of ReActNet, for both
+   sides; neither has trials of its own.
 
 What is left in our favour is that all this was chosen on CIFAR-10's validation images. Fashion-MNIST's choose each
 method's trial, and nothing of the design.
