@@ -162,6 +162,8 @@ GOALS = (
          theirs=("bireal-published-rsign", "backbone-rsign"), by=4.0),
     Goal(text="NASB of several bases over the best multiple network, no more OPs", ours="nasb-multiple",
          theirs=("abcnet", "groupnet"), by=1.0, no_more_ops=True),
+    Goal(text="the same, thresholds on both sides", ours="nasb-multiple", theirs=("abcnet", "groupnet-rsign"), by=1.0,
+         no_more_ops=True),
     Goal(text="NASB 1.37 over its own backbone", ours="nasb-1.37", theirs=("backbone",), by=0.0),
     Goal(text="NASB 1.37 over random architectures, by their spread", ours="nasb-1.37", theirs=("random-1.37",),
          by=None),
@@ -180,7 +182,13 @@ GOALS = (
          theirs=("reactnet", "reactnet-1"), by=0.0),
     Goal(text="NASB 1.37 over Bi-Real Net trained for the search's epochs too", ours="nasb-1.37",
          theirs=("bireal-equal",), by=0.0),
+    Goal(text="the same, learned thresholds on both sides", ours="nasb-1.37",
+         theirs=("bireal-equal-rsign", "backbone-equal-rsign"), by=0.0),
+    Goal(text="the same, learned thresholds on neither", ours="nasb-1.37-sign", theirs=("bireal-equal",), by=0.0),
     Goal(text="both trained 4 times as long", ours="nasb-1.37-long", theirs=("bireal-long",), by=0.0),
+    Goal(text="the same, learned thresholds on both sides", ours="nasb-1.37-long",
+         theirs=("bireal-long-rsign", "backbone-long-rsign"), by=0.0),
+    Goal(text="the same, learned thresholds on neither", ours="nasb-1.37-long-sign", theirs=("bireal-long",), by=0.0),
 )  # fmt: skip
 
 

@@ -143,8 +143,8 @@ def test_a_sign_is_taken_once():
         if isinstance(part, Binarize):
             part.register_forward_hook(lambda *_, key=key: calls.__setitem__(key, calls.get(key, 0) + 1))
     network(torch.randn(2, 3, 16, 16))
-    assert calls["blocks.0.binarize"] == 1  # all branches read the stem's output
-    assert all(calls[f"blocks.{number}.binarize"] == 3 for number in range(1, 9))  # the shortcut reads them, too
+    assert calls["blocks.0.binarize.0"] == 1  # all branches read the stem's output
+    assert set(calls.values()) == {1}  # the shortcut reads the same signs
     assert sum(calls.values()) == 1 + 8 * 3 + 9 * 3
 
 
@@ -242,3 +242,23 @@ def test_training_lowers_the_loss():
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3]), losses
+
+
+def test_learned_thresholds_shift_what_each_branch_binarizes(randomize):
+    network = create_network("groupnet_resnet20", width=4, bases=2, learned_threshold=True).eval()
+    plain = create_network("groupnet_resnet20", width=4, bases=2).eval()
+    thresholds = {name: p for name, p in network.named_parameters() if name.endswith("threshold")}
+    # One for each tensor that is binarized: the first block reads one, each other K, and each branch has one inside.
+    assert len(thresholds) == 1 + 8 * 2 + 9 * 2
+    plain.load_state_dict({key: value for key, value in network.state_dict().items() if key not in thresholds})
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), plain(x))
+    block = randomize(GroupBlock(8, 8, 1, bases=2, kind="binary", first=True, learned_threshold=True)).eval()
+    y, t = torch.randn(2, 8, 6, 6), block.binarize[0].threshold.detach().view(1, -1, 1, 1)
+    s = block.state_dict()
+    with torch.no_grad():
+        for k, found in enumerate(block([y])):
+            u = layer(y - t, s, f"branches.{k}.layer1", 1) + y
+            inside = s[f"branches.{k}.binarize.threshold"].view(1, -1, 1, 1)
+            torch.testing.assert_close(found, layer(u - inside, s, f"branches.{k}.layer2", 1) + u, rtol=1e-5, atol=1e-5)

@@ -13,6 +13,7 @@ shortcut is ``BN(conv1x1(sign(x_k)))`` with binary weights; in Group-Net** it is
 Departures: the sum of the branches is made out of place. In the authors' code it is an alias of the first branch, which
 so hands on the sum of all: one reading of it, and a slightly different network. sign(0) is +1 here (docs/contracts.md),
 0 there. Their pretraining with tanh in the sign's place is the stage pretrain here (`nasb.binary.set_phase`).
+`learned_threshold` is no part of the paper: comparisons give this network by it what others have (ReActNet's RSign).
 """
 
 from collections.abc import Sequence
@@ -48,10 +49,10 @@ class BinaryLayer(nn.Module):
 class Branch(nn.Module):
     """What a branch of a block has of its own: two convolutions with their batch norms."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, *, learned_threshold: bool) -> None:
         super().__init__()
         self.layer1 = BinaryLayer(in_channels, out_channels, stride)
-        self.binarize = Binarize()
+        self.binarize = Binarize(out_channels, learned=learned_threshold)
         self.layer2 = BinaryLayer(out_channels, out_channels, 1)
 
     def forward(self, b_NCHW: Tensor, shortcut: Tensor) -> Tensor:  # noqa: N803
@@ -68,24 +69,39 @@ class GroupBlock(nn.Module):
         bases: K.
         kind: the shortcut where the shape changes: ``binary``, or one of `nasb.networks.rivals._resnet.shortcut`.
         first: whether all branches read one tensor, which nothing gates.
+        learned_threshold: whether each tensor that is binarized has thresholds of its own.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, *, bases: int, kind: str, first: bool) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        bases: int,
+        kind: str,
+        first: bool,
+        learned_threshold: bool = False,
+    ) -> None:
         super().__init__()
         self.gate = None if first else SoftGate()
-        self.binarize = Binarize()
+        self.binarize = nn.ModuleList(
+            Binarize(in_channels, learned=learned_threshold) for _ in range(1 if first else bases)
+        )
         self.reads_signs = kind == BINARY and (stride > 1 or in_channels != out_channels)
         self.shortcut = (
             nn.Sequential(LayerScaleConv2d(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))
             if self.reads_signs
             else shortcut("conv" if kind == BINARY else kind, in_channels, out_channels, stride)
         )
-        self.branches = nn.ModuleList(Branch(in_channels, out_channels, stride) for _ in range(bases))
+        self.branches = nn.ModuleList(
+            Branch(in_channels, out_channels, stride, learned_threshold=learned_threshold) for _ in range(bases)
+        )
 
     def forward(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         """Map the outputs of the block before, one or K of [N, C, H, W], to K of [N, C', H/stride, W/stride]."""
         inputs = outputs if self.gate is None else self.gate(outputs)
-        signs = [self.binarize(x) for x in inputs]
+        signs = [binarize(x) for binarize, x in zip(self.binarize, inputs, strict=True)]
         shortcuts = [self.shortcut(b if self.reads_signs else x) for x, b in zip(inputs, signs, strict=True)]
         if len(inputs) == 1:
             signs, shortcuts = signs * len(self.branches), shortcuts * len(self.branches)
@@ -101,14 +117,22 @@ class GroupNet(nn.Module):
         blocks: how many blocks each stage has.
         num_classes: outputs.
         bases: K.
-        kind: see `GroupBlock`.
+        kind, learned_threshold: see `GroupBlock`.
 
     Raises:
         UserError: `bases` is below 1, or there is no such shortcut.
     """
 
     def __init__(
-        self, stem: nn.Module, widths: Sequence[int], blocks: Sequence[int], num_classes: int, bases: int, kind: str
+        self,
+        stem: nn.Module,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        num_classes: int,
+        bases: int,
+        kind: str,
+        *,
+        learned_threshold: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(bases, bool) or not isinstance(bases, int) or bases < 1:
@@ -121,7 +145,17 @@ class GroupNet(nn.Module):
         for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
             for number in range(count):
                 stride = 2 if stage > 0 and number == 0 else 1
-                made.append(GroupBlock(channels, width, stride, bases=bases, kind=kind, first=not made))
+                made.append(
+                    GroupBlock(
+                        channels,
+                        width,
+                        stride,
+                        bases=bases,
+                        kind=kind,
+                        first=not made,
+                        learned_threshold=learned_threshold,
+                    )
+                )
                 channels = width
         self.blocks = nn.ModuleList(made)
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
@@ -154,11 +188,18 @@ def groupnet2_resnet18(num_classes: int, in_channels: int, bases: int = 5) -> nn
 
 @register_rival("groupnet_resnet20", input_shape=CIFAR, num_classes=10)
 def groupnet_resnet20(
-    num_classes: int, in_channels: int, bases: int = 3, width: int = 16, stem_stride: int = 1, shortcut: str = BINARY
+    num_classes: int,
+    in_channels: int,
+    bases: int = 3,
+    width: int = 16,
+    stem_stride: int = 1,
+    shortcut: str = BINARY,
+    learned_threshold: bool = False,
 ) -> nn.Module:
     """Group-Net as ResNet-20 for 32x32 images (shortcut: conv for Group-Net**)."""
     for name, value in (("width", width), ("stem_stride", stem_stride)):
         if value < 1:
             raise UserError(f"{name} is {value}; it must be at least 1")
     stem = nn.Sequential(nn.Conv2d(in_channels, width, 3, stem_stride, 1, bias=False), nn.BatchNorm2d(width))
-    return GroupNet(stem, (width, 2 * width, 4 * width), (3, 3, 3), num_classes, bases, shortcut)
+    widths = (width, 2 * width, 4 * width)
+    return GroupNet(stem, widths, (3, 3, 3), num_classes, bases, shortcut, learned_threshold=learned_threshold)
