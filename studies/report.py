@@ -36,7 +36,9 @@ The protocol, and how it was changed eight times, is the docstring of studies/cl
 strided stem, {images:,} training images, the same trials of learning rate and branch gain for every hand-made method
 and for the backbone of the searched ones, everything decided on validation images. Numbers are Top-1 in percent: mean ±
 standard deviation (n) over seeds, or over architectures for the random ones. OPs, memory: [contracts.md](contracts.md).
-`to plain`: OPs to those of the same network with every edge "none".
+`to plain`: OPs to those of the same network with every edge "none". kB: counted bits of all that is stored; the
+exported file has names and metadata, too. Learning rate and gain "as" another method are that one's: the row has no
+trials of its own.
 """
 LIMITS = """\
 ## What cannot be concluded from this
@@ -63,6 +65,10 @@ LIMITS = """\
   a little too good; only the test column is free of it.
 """
 SEALED = "Not all test images are read yet: where a side has no test Top-1, goals are judged on validation images."
+TOLD = (
+    "`n`: runs of ours, of theirs. Points are ± the standard error of the difference, where both have several runs; "
+    "`told from 0`: whether they are at least twice that."
+)
 CHOICE = (
     "Validation Top-1 of the first seed (learning rate, branch gain); each method goes on with its best one, by the "
     "mean over seeds where two were trained with all."
@@ -148,7 +154,8 @@ def sections(results: Path) -> Iterator[Section]:
         if claim.methods(data):
             picture = f"![Top-1 over OPs, {title}](results/{data}-ops.svg)"
             state = SEALED if claim.is_sealed(data) else "Goals are judged on test images."
-            parts = [accuracy_table(claim, data), picture, state, goal_table(claim, data), headroom(claim, data)]
+            goals = f"{state} {TOLD}\n\n{goal_table(claim, data)}"
+            parts = [accuracy_table(claim, data), picture, goals, headroom(claim, data)]
             yield Section(title, "\n\n".join(part for part in parts if part))
         cost = cost_table(claim, data)
         if cost:

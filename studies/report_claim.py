@@ -110,12 +110,14 @@ def accuracy_table(claim: Claim, data: str) -> str:
         numbers = {key: claim.mean(data, name, key) for key in ("ops", "ops_ratio", "added_binary_macs", "memory_bits")}
         row = claim.chosen(data, name)[0]
         rate, gain = claim.trial(data, name) or (0.0, 0.0)
+        source = METHODS[name].as_in
+        settings = f"{rate:g}, {gain:.2f}" + ("" if source is None else f", as `{source}`")
         searched = f"{row['epochs']}, {row['search_epochs']}" if int(row["search_epochs"]) else row["epochs"]
         lines.append(
             [
                 METHODS[name].label, f"`{name}`", f"{numbers['ops'] / 1e6:.4f}", f"{numbers['ops_ratio']:.3f}",
                 f"{numbers['added_binary_macs']:.1%}", f"{numbers['memory_bits'] / 8e3:.1f}",
-                str(claim.validation(data, name)), str(claim.test(data, name)), searched, f"{rate:g}, {gain:.2f}",
+                str(claim.validation(data, name)), str(claim.test(data, name)), searched, settings,
             ]
         )  # fmt: skip
     return table(header, lines, left=2)
@@ -175,7 +177,8 @@ GOALS = (
          by=None),
     Goal(text="NASB 1.37 over the widened Bi-Real Net", ours="nasb-1.37",
          theirs=("bireal-wide-1.37", "backbone-wide-1.37"), by=0.0),
-    Goal(text="NASB 1.10 over the widened Bi-Real Net", ours="nasb-1.10", theirs=("bireal-wide-1.10",), by=0.0),
+    Goal(text="NASB 1.10 over the widened Bi-Real Net", ours="nasb-1.10",
+         theirs=("bireal-wide-1.10", "backbone-wide-1.10"), by=0.0),
     Goal(text="NASB 1.37 with ReActNet's components over ReActNet", ours="nasb-1.37-react", theirs=("reactnet",),
          by=0.0),
     Goal(text="the same where RPReLU starts as identity, over the better ReActNet", ours="nasb-1.37-react-1",
@@ -209,14 +212,15 @@ def goal_table(claim: Claim, data: str) -> str:
         against = METHODS[best].label + (f" (without {', '.join(missing)}: not run)" if missing else "")
         lines.append(
             [
-                goal.text, against, f"{points:+.2f}" + ("" if error is None else f" ± {error:.2f}"),
+                goal.text, against, f"{len(ours.values)}, {len(theirs.values)}",
+                f"{points:+.2f}" + ("" if error is None else f" ± {error:.2f}"),
                 f"{share:.2f}", "" if wanted is None else f"{wanted:+.2f}", "yes" if met else "**no**",
                 "" if error is None else "yes" if points >= 2 * error else "**no**",
             ]
         )  # fmt: skip
     if not lines:
         return "No goal can be judged here yet: no searched network is trained."
-    return table(("goal", "against", "points", "OPs to theirs", "wanted", "met", "twice its error"), lines, left=2)
+    return table(("goal", "against", "n", "points", "OPs to theirs", "wanted", "met", "told from 0"), lines, left=2)
 
 
 def headroom(claim: Claim, data: str) -> str:
