@@ -75,9 +75,10 @@ def test_accuracies_have_mean_spread_and_number(results: Path) -> None:
     page = report.page(results)
     label = METHODS["nasb-1.37"].label
     assert cells(page, label) == [
-        label, "`nasb-1.37`", "0.2740", "1.370", "37.0%", "43.2", "66.50 ± 0.50 (3)", "", "12, 10", "0.02, 0.33",
+        label, "`nasb-1.37`", "0.2740", "1.370", "37.0%", "43.2", "66.50 ± 0.50 (3)", "", "12, 10",
+        "0.02, 0.33, as `backbone`",
     ]  # fmt: skip
-    assert cells(page, "BNN")[6:9] == ["50.00 (1)", "", "12"]
+    assert cells(page, "BNN")[6:] == ["50.00 (1)", "", "12", "0.02, 0.33"]
     assert "±" not in cells(page, "BNN")[6]
 
 
@@ -86,15 +87,15 @@ def test_goals_are_judged_against_the_best_rival(results: Path) -> None:
     found = cells(page, "NASB 1.37 over the best of BNN, XNOR-Net, Bi-Real Net")
     error = (0.5**2 / 3 + 1.0**2 / 3) ** 0.5
     assert found[1] == f"{METHODS['bireal-published'].label} (without XNOR-Net: not run)"
-    assert found[2:] == [f"+5.50 ± {error:.2f}", "1.37", "+4.00", "yes", "yes"]
-    assert cells(page, "NASB 1.10 over the same")[2:] == [f"+1.50 ± {error:.2f}", "1.10", "+4.00", "**no**", "yes"]
+    assert found[2:] == ["3, 3", f"+5.50 ± {error:.2f}", "1.37", "+4.00", "yes", "yes"]
+    assert cells(page, "NASB 1.10 over the same")[3:] == [f"+1.50 ± {error:.2f}", "1.10", "+4.00", "**no**", "yes"]
     # Above the mean of the random ones by 1.5 points; their spread is 1. n of the random ones is 3 here.
-    assert cells(page, "NASB 1.37 over random architectures, by their spread")[2:] == [
+    assert cells(page, "NASB 1.37 over random architectures, by their spread")[3:] == [
         f"+1.50 ± {(0.5**2 / 3 + 1 / 3) ** 0.5:.2f}", "1.00", "+1.00", "yes", "yes",
     ]  # fmt: skip
     # 2 points more, but at more OPs.
     found = cells(page, "NASB of several bases over the best multiple network, no more OPs")
-    assert found[2:] == ["+2.00", "1.05", "+1.00", "**no**", ""]
+    assert found[2:] == ["1, 1", "+2.00", "1.05", "+1.00", "**no**", ""]
     assert "| NASB 1.37 over the widened Bi-Real Net |" not in page  # it has not run
 
 
@@ -120,11 +121,11 @@ def test_test_images_decide_once_they_are_read(results: Path) -> None:
     page = report.page(results)
     assert report.SEALED not in page
     assert cells(page, METHODS["nasb-1.37"].label)[6:8] == ["66.50 ± 0.50 (3)", "61.50 ± 0.50 (3)"]
-    assert cells(page, "NASB 1.37 over the best of BNN, XNOR-Net, Bi-Real Net")[2].startswith("+0.50 ±")
+    assert cells(page, "NASB 1.37 over the best of BNN, XNOR-Net, Bi-Real Net")[3].startswith("+0.50 ±")
     write(results / "claim-test.csv", [line for line in sealed if line["method"] != "nasb-1.37"])
     page = report.page(results)
     assert report.SEALED in page
-    assert cells(page, "NASB 1.37 over the best of BNN, XNOR-Net, Bi-Real Net")[2].startswith("+5.50 ±")  # both sides
+    assert cells(page, "NASB 1.37 over the best of BNN, XNOR-Net, Bi-Real Net")[3].startswith("+5.50 ±")  # both sides
 
 
 def test_the_cost_of_search_is_in_plain_epochs(results: Path) -> None:
