@@ -3,15 +3,16 @@
     build/peers/env/bin/python studies/thin_real.py measure        # which widths; results/thin-real.csv
     # put the methods that it prints into studies/claim_methods.py; then
     python studies/claim.py run --cifar10 DATA --out RUNS          # trains them as any other method
-    build/peers/env/bin/python studies/thin_real.py int8 --runs RUNS [--part test]     # results/thin-real-int8.csv
+    python studies/claim.py final --cifar10 DATA --out RUNS        # their test images
+    build/peers/env/bin/python studies/thin_real.py int8 --cifar10 DATA --part test    # results/thin-real-int8.csv
     python studies/when_binary_pays.py --page                      # the page's last table
 
 `measure` times what the search found for CIFAR-10, each seed's network, and the hand-made one in our engine, and the
 real ResNet-20 with the strided stem of every width up to the host's in ONNX Runtime, fp32 and int8, as
 studies/when_binary_pays.py does. For each precision it picks the widest network that takes no longer than NASB's, and
 the widest whose file is no larger.
-`int8` quantizes those that are trained (static, per channel, calibrated on training images as they are evaluated) and
-reads their Top-1 in ONNX Runtime; their fp32 Top-1 is in results/claim.csv already.
+`int8` quantizes the exported files in results/models of those that are trained (static, per channel, calibrated on
+training images as they are evaluated) and reads their Top-1 in ONNX Runtime, beside that of the file itself.
 """
 
 import argparse
@@ -25,7 +26,8 @@ from statistics import mean
 from typing import Any
 
 from binary_pays_page import DATA, widths
-from claim import ARCHITECTURES, FINAL, ROOT, Job, append, chosen_trial, key_of, rows
+from claim import ARCHITECTURES, FINAL, ROOT, Job, append, chosen_trial, key_of, rows, run_flags
+from claim_methods import METHODS
 from when_binary_pays import FIELDS, Runner, conditions, in_engine, onnx_runtime, real_files
 
 SHAPE = (3, 32, 32)
@@ -55,11 +57,13 @@ def main() -> None:
     parser.add_argument("command", choices=("measure", "int8"))
     parser.add_argument("--rounds", type=int, default=30, help="(default: %(default)s)")
     parser.add_argument("--note", default="", help="a word on the machine's state, into every row")
-    parser.add_argument("--runs", type=Path, default=Path("runs/claim"), help="claim.py's run directories")
+    parser.add_argument("--cifar10", metavar="FOLDER", help="where CIFAR-10 is, for int8")
     parser.add_argument("--part", default="validation", choices=("validation", "test"), help="(default: %(default)s)")
     given = parser.parse_args()
     if given.command == "int8":
-        int8(given.runs, given.part)
+        if given.cifar10 is None:
+            parser.error("int8 needs --cifar10")
+        int8(given.cifar10, given.part)
         return
     found = measure(given.rounds, given.note)
     with MEASURED.open("w", newline="") as file:
@@ -143,11 +147,8 @@ def method_lines(chosen: Mapping[tuple[str, str], int]) -> Iterator[str]:
         yield f'    "real-{width}": Method(label="real ResNet-20, width {width}", tier="B", flags={flags}),  # {why}'
 
 
-def int8(runs: Path, part: str) -> None:
+def int8(root: str, part: str) -> None:
     """Write the Top-1 of each trained thin network, quantized, that has no row yet."""
-    from nasb.plugin import load_plugin
-
-    load_plugin(str(Path(__file__).parent / "study_networks.py"))
     there = {(row["method"], row["seed"], row["part"]) for row in rows(INT8)}
     done, sealed = rows(), {key_of(row) for row in rows(FINAL)}
     for name in dict.fromkeys(row["method"] for row in done if row["method"].startswith("real-")):
@@ -160,13 +161,13 @@ def int8(runs: Path, part: str) -> None:
                 continue
             if part == "test" and job.row_key() not in sealed:
                 raise SystemExit(f"{job.folder()}: `claim.py final` has not read the test images for it yet")
-            found = evaluate_int8(runs / job.folder(), part)
+            found = evaluate_int8(job, root, part)
             append(INT8, INT8_FIELDS, {"set": DATA, "method": name, "seed": row["seed"], "part": part} | found)
             print(f"{name}, seed {row['seed']}: {found['top1']} int8, {found['fp32_top1']} fp32", flush=True)
 
 
-def evaluate_int8(run: Path, part: str) -> dict[str, Any]:
-    """Quantize a run's network and return its Top-1, beside that of its fp32 file in the same runtime."""
+def evaluate_int8(job: Job, root: str, part: str) -> dict[str, Any]:
+    """Quantize a run's exported network and return its Top-1, beside that of the file itself in the same runtime."""
     import numpy as np
     import onnxruntime
     from onnxruntime import quantization
@@ -174,9 +175,10 @@ def evaluate_int8(run: Path, part: str) -> dict[str, Any]:
 
     from nasb.cli.parsing import parse_run
     from nasb.data import open_data
-    from nasb.model_file import load_target
 
-    config, _ = parse_run("run", "", ["--out", str(run)])
+    flags = run_flags(job.set, root, METHODS[job.method], job.seed)
+    words = [f"--{key}={value}" for key, value in flags.items() if key == "seed" or key.startswith("data.")]
+    config, _ = parse_run("run", "", words)
     data = open_data(config.data, seed=config.seed)
     batches = data.evaluation_batches("train")
     images = [next(batches)[0].numpy() for _ in range(CALIBRATION_BATCHES)]
@@ -198,9 +200,7 @@ def evaluate_int8(run: Path, part: str) -> dict[str, Any]:
         return 100 * right / seen, seen
 
     with tempfile.TemporaryDirectory(prefix="nasb-int8-") as folder:
-        network = load_target(run).network.eval()
-        plain = real_files(network, Path(folder, "network"), data.input_shape)["fp32"]
-        prepared, out = Path(folder, "prepared.onnx"), Path(folder, "quantized.onnx")
+        plain, prepared, out = job.model(), Path(folder, "prepared.onnx"), Path(folder, "quantized.onnx")
         quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(
             str(prepared), str(out), Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
