@@ -21,10 +21,10 @@ TEXT = """\
 
 Made by `build/peers/env/bin/python studies/when_binary_pays.py` (`make peers` sets that up; a few minutes; `--page`
 writes the page alone); a test fails if this page is not what that command writes. Measured: milliseconds of one image
-of 224x224 on one thread, in the thread's own processor time, and the bytes of the file, with random weights. **Top-1 is what others published** for ImageNet, with its source; nothing
-was trained here, and ABC-Net's and Group-Net's figures were not seen at their source, so they have none
-([rivals.md](rivals.md)). `time` is the median of the rounds' ratios to ResNet-18, fp32, in ONNX Runtime; in brackets
-its quartiles.
+of 224x224 on one thread, in the thread's own processor time, and the bytes of the file, with random weights. **Top-1 is
+what others published** for ImageNet, with its source; nothing was trained here, and ABC-Net's and Group-Net's figures
+were not seen at their source, so they have none ([rivals.md](rivals.md)). `time` is the median of the rounds' ratios to
+ResNet-18, fp32, in ONNX Runtime; in brackets its quartiles.
 
 Each binary network, and the hosts ResNet-18/34/50 with real weights, run in our engine; the rest is torchvision's, in
 ONNX Runtime, fp32 and int8 (static, per channel).
