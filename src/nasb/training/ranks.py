@@ -6,7 +6,7 @@ over all images of the batch, the running statistics of a batch norm the mean ov
 same everywhere, the checkpoint of rank 0 is that of the run, and any number of ranks can go on from it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -65,14 +65,28 @@ def pieces(batch: Batch, count: int, images: int, ranks: int) -> Iterator[tuple[
 @torch.no_grad()
 def average_(tensors: Iterable[Tensor], fabric: "Fabric") -> None:
     """Replace each tensor by its mean over the ranks, all of them in one message."""
+
+    def mean_(flat: Tensor) -> None:
+        torch.distributed.all_reduce(flat)
+        flat /= fabric.world_size
+
+    _in_one_message(tensors, fabric, mean_)
+
+
+@torch.no_grad()
+def as_on_first_(tensors: Iterable[Tensor], fabric: "Fabric") -> None:
+    """Replace each tensor by rank 0's, all of them in one message: CPUs of two kinds may round differently."""
+    _in_one_message(tensors, fabric, partial(torch.distributed.broadcast, src=0))
+
+
+def _in_one_message(tensors: Iterable[Tensor], fabric: "Fabric", send: Callable[[Tensor], object]) -> None:
     kept = list(tensors)
     if fabric.world_size == 1 or not kept:
         return
     flat = torch.cat([tensor.detach().reshape(-1).to(fabric.device, torch.float32) for tensor in kept])
-    torch.distributed.all_reduce(flat)
-    flat /= fabric.world_size
-    for tensor, mean in zip(kept, torch.split(flat, [tensor.numel() for tensor in kept]), strict=True):
-        tensor.copy_(mean.view_as(tensor))
+    send(flat)
+    for tensor, value in zip(kept, torch.split(flat, [tensor.numel() for tensor in kept]), strict=True):
+        tensor.copy_(value.view_as(tensor))
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], fabric: "Fabric") -> None:

@@ -25,6 +25,7 @@ from nasb.training.progress import StageProgress
 from nasb.training.race import Race
 from nasb.training.ranks import (
     Batch,
+    as_on_first_,
     average_,
     average_gradients,
     begin_equal,
@@ -180,6 +181,7 @@ class SearchStage(Stage):
         first = self.config.warmup_epochs * self.steps
         progress = (at - first) / max(self.epochs * self.steps - first, 1)
         self.searcher.alpha_step(loss, generator, progress=progress, epoch=epoch)
+        as_on_first_(self.searcher.alphas(), self.fabric)  # all ranks draw their paths from it
 
     def _with_gradients_of_alpha(self, losses: Iterator[tuple[Tensor, float]]) -> Tensor:
         """Return the mean loss over the batch of all ranks, differentiable by alpha.
