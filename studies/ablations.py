@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from claim import ARCHITECTURES, COLUMNS, ROOT, Job, append, chosen_trial, nasb, result_row, rows, run_flags
+from claim import ARCHITECTURES, COLUMNS, RESULTS, ROOT, Job, chosen_trial, nasb, result_row, run_flags
 from claim_methods import EPOCHS, METHODS, SEEDS, SETS
+from result_rows import append, rows
 
 from nasb.cells.architecture import Architecture, prune
 from nasb.cells.operations import OPERATIONS
@@ -107,7 +108,7 @@ VARIANTS = {
 def train(name: str, data: str, root: str, out: Path) -> dict[str, Any]:
     """Train a variant, and return its row."""
     variant, method, seed = VARIANTS[name], METHODS[METHOD], SEEDS[0]
-    trial = chosen_trial(rows(), data, METHOD)
+    trial = chosen_trial(rows(RESULTS), data, METHOD)
     if trial is None:
         raise SystemExit(f"{data}: the settings of {METHOD} are not chosen yet; claim.py run chooses them")
     job = Job(data, METHOD, *trial, seed)

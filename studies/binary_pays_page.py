@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claim import rows as read
 from claim_methods import METHODS
 from markdown_table import table
 from pictures import Point, draw_points
 from published import ROOT, Published, top1_of
 from report_claim import Claim, Sample
+from result_rows import rows as read
 
 CSV = ROOT / "results" / "when-binary-pays.csv"
 PAGE = ROOT / "docs" / "when-binary-pays.md"

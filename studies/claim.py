@@ -10,11 +10,9 @@ study over many days can change its machine.
 """
 
 import argparse
-import csv
 import dataclasses
 import fcntl
 import hashlib
-import io
 import json
 import os
 import statistics
@@ -29,8 +27,7 @@ from typing import Any, TextIO
 
 import yaml
 from claim_methods import BASE, METHODS, RACE, SEARCH_EPOCHS, SEEDS, SETS, TRIALS, Method
-
-from nasb.files import write_text
+from result_rows import append, put, rows
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "claim.csv"
@@ -66,18 +63,6 @@ class Job:
     def folder(self) -> str:
         """Return its run directory's name."""
         return f"{self.set}/{self.method}/lr{self.learning_rate:g}-gain{self.branch_gain:.2f}-seed{self.seed}"
-
-
-def rows(path: Path = RESULTS) -> list[dict[str, str]]:
-    """Return the rows of a CSV, none if it is not there; fields that do not fit the head end the program."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        found: list[dict[Any, Any]] = list(csv.DictReader(file))
-    for number, row in enumerate(found):
-        if None in row or None in row.values():
-            sys.exit(f"{path}: row {number + 1} has not the fields of the head")
-    return found
 
 
 def key_of(row: dict[str, str]) -> tuple[str, ...]:
@@ -152,14 +137,14 @@ class Runner:
             with self.held[job]:
                 row = self._train(job)
             with self.lock:
-                put(RESULTS, COLUMNS, row)
+                put(RESULTS, COLUMNS, row, key_of)
                 self.running.discard(job)
                 drop_models(job.set, job.method)
             print(f"{job.folder()}: validation Top-1 {float(row['validation_top1']):.2f}", flush=True)
 
     def _take(self, names: list[str]) -> Job | None:
         with self.lock:
-            for job in pending(rows(), [name for name in SETS if name in self.roots], names):
+            for job in pending(rows(RESULTS), [name for name in SETS if name in self.roots], names):
                 if job not in self.running and self._is_ours(job):
                     self.running.add(job)
                     return job
@@ -213,7 +198,7 @@ class Runner:
         kept = ARCHITECTURES / job.set / f"{name}-seed{job.seed}.json"
         with turn:
             if kept.exists():
-                of_same = [row for row in rows() if (row["set"], row["method"]) == (job.set, name)]
+                of_same = [row for row in rows(RESULTS) if (row["set"], row["method"]) == (job.set, name)]
                 known = [float(row["search_seconds"]) for row in of_same if row["seed"] == str(job.seed)]
                 return kept, max(known, default=0.0)
             file, seconds = folder / "architecture.json", 0.0
@@ -303,33 +288,9 @@ def commit() -> str:
     return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
 
 
-def append(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
-    """Add a row to a CSV."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def put(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
-    """Add the row of a run to a CSV, in place of an earlier one of the same run."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    new = {name: str(value) for name, value in row.items()}
-    found = rows(path)
-    places = [number for number, one in enumerate(found) if key_of(one) == key_of(new)]
-    writer.writerows(
-        [*(new if number in places else one for number, one in enumerate(found)), *([] if places else [new])]
-    )
-    write_text(path, text.getvalue())
-
-
 def drop_models(data: str, name: str) -> None:
     """Delete the exported networks of a method's trials that were not chosen, once one is."""
-    trial = chosen_trial(rows(), data, name)
+    trial = chosen_trial(rows(RESULTS), data, name)
     if trial is not None:
         for other in TRIALS:
             if other != trial:
@@ -338,7 +299,7 @@ def drop_models(data: str, name: str) -> None:
 
 def status(names: list[str]) -> None:
     """Print what is done, and what is left."""
-    done = rows()
+    done = rows(RESULTS)
     left = list(pending(done, list(SETS), names))
     print(f"{len(done)} runs are in {RESULTS.name}; {len(left)} can run now (more follow when trials are chosen)")
     for data in SETS:
@@ -356,7 +317,7 @@ def status(names: list[str]) -> None:
 
 def final(runner: Runner, names: list[str]) -> None:
     """Evaluate the chosen runs of methods on the test images, each once; nothing of them may be left to train."""
-    done, sealed = rows(), {key_of(row) for row in rows(FINAL)}
+    done, sealed = rows(RESULTS), {key_of(row) for row in rows(FINAL)}
     for job in pending(done, list(runner.roots), names):
         sys.exit(f"{job.folder()} is not trained yet: finish `claim.py run`, or name --methods that are finished")
     columns = ("set", "method", "seed", "learning_rate", "branch_gain", "test_top1", "commit")

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablations import NOTE as ABLATIONS
-from claim import ROOT, rows
+from claim import ROOT
 from claim_methods import EPOCHS, IMAGES, LONG, METHODS, SEEDS
 from pictures import Point, draw_points
 from report_claim import Claim, accuracy_table, cost_table, goal_table, headroom, trial_table
 from report_search import ablation_table, load_architectures, operations_table, tau_table
+from result_rows import rows
 
 from nasb.cells.architecture import Architecture
 from nasb.cells.draw import draw_architecture

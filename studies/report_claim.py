@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from claim import Job, chosen_trial, key_of, rows
+from claim import Job, chosen_trial, key_of
 from claim_methods import METHODS, SEEDS, SETS, TRIALS
 from markdown_table import table
+from result_rows import rows
 
 Row = Mapping[str, str]
 PLAIN = "bireal-published"

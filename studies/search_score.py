@@ -15,8 +15,9 @@ import json
 from pathlib import Path
 
 import torch
-from claim import ARCHITECTURES, ROOT, append, commit, nasb, rows, run_flags, search_flags
+from claim import ARCHITECTURES, ROOT, commit, nasb, run_flags, search_flags
 from claim_methods import METHODS
+from result_rows import append, rows
 
 from nasb.cells.architecture import Architecture
 from nasb.cli.parsing import parse_run

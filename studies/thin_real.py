@@ -26,8 +26,9 @@ from statistics import mean
 from typing import Any
 
 from binary_pays_page import DATA, widths
-from claim import ARCHITECTURES, FINAL, ROOT, Job, append, chosen_trial, key_of, rows, run_flags
+from claim import ARCHITECTURES, FINAL, RESULTS, ROOT, Job, chosen_trial, key_of, run_flags
 from claim_methods import METHODS
+from result_rows import append, rows
 from when_binary_pays import FIELDS, Runner, conditions, in_engine, onnx_runtime, real_files
 
 SHAPE = (3, 32, 32)
@@ -150,7 +151,7 @@ def method_lines(chosen: Mapping[tuple[str, str], int]) -> Iterator[str]:
 def int8(root: str, part: str) -> None:
     """Write the Top-1 of each trained thin network, quantized, that has no row yet."""
     there = {(row["method"], row["seed"], row["part"]) for row in rows(INT8)}
-    done, sealed = rows(), {key_of(row) for row in rows(FINAL)}
+    done, sealed = rows(RESULTS), {key_of(row) for row in rows(FINAL)}
     for name in dict.fromkeys(row["method"] for row in done if row["method"].startswith("real-")):
         trial = chosen_trial(done, DATA, name)
         for row in done:

@@ -16,6 +16,7 @@ import claim
 import claim_methods
 import pytest
 import report
+import result_rows
 import search_score
 
 from nasb.cli import main as nasb
@@ -91,7 +92,7 @@ def test_from_the_first_run_to_the_page(results: Path, monkeypatch: pytest.Monke
     with pytest.raises(SystemExit, match=r"nasb-1\.37 has the settings of .*, whose trials are not trained yet"):
         claim.final(runner, ["nasb-1.37"])
     runner.run(list(NAMES))
-    found = claim.rows(claim.RESULTS)
+    found = result_rows.rows(claim.RESULTS)
     assert sorted(row["method"] for row in found) == sorted([*NAMES, *["random-1.37"] * (RANDOM - 1)])
     assert list(claim.pending(found, ["cifar10"], list(NAMES))) == []
     assert all(float(row["ops"]) > 0 and row["config_hash"] and row["commit"] for row in found)
@@ -104,11 +105,11 @@ def test_from_the_first_run_to_the_page(results: Path, monkeypatch: pytest.Monke
     arguments = ["search_score.py", "--root", str(results), "--runs", str(runs)]
     monkeypatch.setattr(sys, "argv", arguments)
     search_score.main()
-    scored = [(row["strategy"], row["method"], row["seed"]) for row in claim.rows(search_score.RESULT)]
+    scored = [(row["strategy"], row["method"], row["seed"]) for row in result_rows.rows(search_score.RESULT)]
     assert scored == [("random", *key) for key in search_score.architectures("cifar10")]
     assert {"nasb-1.37", "random-1.37"} <= {method for _, method, _ in scored}
     search_score.main()  # nothing is scored twice
-    assert len(claim.rows(search_score.RESULT)) == len(scored)
+    assert len(result_rows.rows(search_score.RESULT)) == len(scored)
 
     assert len(list((results / "models").rglob("*.onnx"))) == len(found)
     assert report.SEALED in report.page(results)
@@ -119,13 +120,13 @@ def test_from_the_first_run_to_the_page(results: Path, monkeypatch: pytest.Monke
     assert not claim.FINAL.exists()
     runner.run(list(NAMES))
     assert lost.exists()
-    assert claim.rows(claim.RESULTS) == found  # in place of the row that was there
+    assert result_rows.rows(claim.RESULTS) == found  # in place of the row that was there
     claim.final(runner, list(NAMES))
-    assert len(claim.rows(claim.FINAL)) == len(found)
+    assert len(result_rows.rows(claim.FINAL)) == len(found)
     lost.unlink()  # nothing has to read it any more
     assert list(claim.pending(found, ["cifar10"], list(NAMES))) == []
     claim.final(runner, list(NAMES))  # reads no test image twice
-    assert len(claim.rows(claim.FINAL)) == len(found)
+    assert len(result_rows.rows(claim.FINAL)) == len(found)
     monkeypatch.setattr(sys, "argv", ["report.py", "--results", str(results), "--docs", str(results / "docs")])
     report.main()
     page = (results / "docs" / "results.md").read_text()

@@ -9,6 +9,7 @@ import claim
 import pictures
 import pytest
 import report
+import result_rows
 from claim_methods import METHODS, SEEDS, TRIALS
 from report_claim import Claim, Sample, difference
 from report_search import tau_table
@@ -101,7 +102,7 @@ def test_goals_are_judged_against_the_best_rival(results: Path) -> None:
 
 def test_what_is_left_to_the_real_network_is_told(results: Path) -> None:
     assert "What there is to win" not in report.page(results)
-    found = claim.rows(results / "claim.csv")
+    found = result_rows.rows(results / "claim.csv")
     real = [row("real-16", trial, SEEDS[0], 69.0 if trial == BEST else 40.0) for trial in TRIALS]
     write(results / "claim.csv", [*found, *real])
     text = f"8.00 above {METHODS['bireal-published'].label} and 2.50 above {METHODS['nasb-1.37'].label}."
@@ -142,7 +143,7 @@ def test_trials_of_every_method_are_shown(results: Path) -> None:
 
 
 def test_nothing_is_compared_before_its_trials_are_done(results: Path) -> None:
-    rows = claim.rows(results / "claim.csv")
+    rows = result_rows.rows(results / "claim.csv")
     write(results / "claim.csv", [line for line in rows if line["method"] != "bnn" or line["branch_gain"] != "1.0000"])
     page = report.page(results)
     assert "BNN" not in page.partition("## Trials")[0].partition("| goal |")[0]
