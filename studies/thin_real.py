@@ -179,7 +179,7 @@ def evaluate_int8(job: Job, root: str, part: str) -> dict[str, Any]:
 
     flags = run_flags(job.set, root, METHODS[job.method], job.seed)
     words = [f"--{key}={value}" for key, value in flags.items() if key == "seed" or key.startswith("data.")]
-    config, _ = parse_run("run", "", words)
+    config, _ = parse_run("run", "", [*words, "--out", "nowhere"])  # nothing is written there
     data = open_data(config.data, seed=config.seed)
     batches = data.evaluation_batches("train")
     images = [next(batches)[0].numpy() for _ in range(CALIBRATION_BATCHES)]
