@@ -50,10 +50,10 @@ LIMITS = """\
 - **No absolute accuracy.** CIFAR-10 is a lossy JPEG copy here, so its numbers are comparable among themselves only, and
   the rivals' published recipes (hundreds of epochs, some with a teacher) were not followed: each has the same short
   list of trials.
-- **Little about small differences.** With {seeds} seeds a difference of less than about twice its standard error is
-  none; where n is 1 there is no spread at all.
+- **Little about small differences.** With {seeds} seeds a point may be chance. p tells how easily, for one goal alone:
+  of forty, two would be below 0.05 by chance. Where n is 1 there is no spread at all.
 - **One side was tuned more on CIFAR-10.** How branches on edges start, how the search goes, and, once a first searched
-  network was not better than random ones, that it ends with a race, were chosen by some 25 runs
+  network was not better than random ones, that it ends with a race, were chosen by some 30 runs
   ([screening](screening.md) and random architectures) on its validation images; the rivals had their trials alone, one
   of them with a smaller start of their branches. Differences to them are in our favour by an unknown amount.
   Fashion-MNIST chooses trials only.
@@ -68,7 +68,7 @@ LIMITS = """\
 SEALED = "Not all test images are read yet: where a side has no test Top-1, goals are judged on validation images."
 TOLD = (
     "`n`: runs of ours, of theirs. Points are ± the standard error of the difference, where both have several runs; "
-    "`told from 0`: whether they are at least twice that."
+    "`p`: how often chance alone would part them as far (Welch's t test, two-sided, each row for itself)."
 )
 CHOICE = (
     "Validation Top-1 of the first seed (learning rate, branch gain); each method goes on with its best one, by the "
