@@ -27,7 +27,8 @@ were not seen at their source, so they have none ([rivals.md](rivals.md)). `time
 ResNet-18, fp32, in ONNX Runtime; in brackets its quartiles.
 
 Each binary network, and the hosts ResNet-18/34/50 with real weights, run in our engine; the rest is torchvision's, in
-ONNX Runtime, fp32 and int8 (static, per channel).
+ONNX Runtime, fp32 and int8 (static, per channel). int8's Top-1 is of torchvision's own quantized models; whether ONNX
+Runtime's quantization keeps it was not measured.
 
 {sections}{small}
 ## Where you should not go binary
