@@ -39,10 +39,10 @@ times:
    at 48 epochs, with several bases and where the backbone is widened the searched side alone had thresholds. With
    thresholds: the backbone (two seeds) and Bi-Real Net (one) for as many epochs as search and training take, the
    backbone for search and 48 epochs, the widened backbone, Group-Net; without: the searched network for 48 epochs. All
-   have the settings of what they vary. (That the backbone has the search's epochs in the long row, too, was decided when its
-   first equal row, 71.38, was as good as the searched networks'.) Each base of NASB has a threshold of its own, as
-   ABC-Net's have: without, its bases would read the same signs; so there is no row of NASB of several bases without
-   thresholds.
+   have the settings of what they vary. (That the backbone has the search's epochs in the long row, too, was decided
+   when its first equal row, 71.38, was as good as the searched networks'.) Each base of NASB has a threshold of its
+   own, as ABC-Net's have: without, its bases would read the same signs; so there is no row of NASB of several bases
+   without thresholds.
 
 What is left in our favour is that all this was chosen on CIFAR-10's validation images. Fashion-MNIST's choose each
 method's trial, and nothing of the design.
