@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ablations import NOTE as ABLATIONS
 from claim import ROOT
-from claim_methods import EPOCHS, IMAGES, LONG, METHODS, SEEDS
+from claim_methods import BASE, EPOCHS, IMAGES, LONG, METHODS, SEEDS
 from pictures import Point, draw_points
 from report_claim import Claim, accuracy_table, cost_table, goal_table, headroom, trial_table
 from report_search import ablation_table, load_architectures, operations_table, tau_table
@@ -66,6 +66,7 @@ LIMITS = """\
   a little too good; only the test column is free of it.
 """
 SEALED = "Not all test images are read yet: where a side has no test Top-1, goals are judged on validation images."
+DRAWN = "Not drawn: rows of more epochs, and those of another row's searched or random architectures."
 TOLD = (
     "`n`: runs of ours, of theirs. Points are ± the standard error of the difference, where both have several runs; "
     "`p`: how often chance alone would part them as far (Welch's t test, two-sided, each row for itself)."
@@ -156,7 +157,7 @@ def sections(results: Path) -> Iterator[Section]:
             picture = f"![Top-1 over OPs, {title}](results/{data}-ops.svg)"
             state = SEALED if claim.is_sealed(data) else "Goals are judged on test images."
             goals = f"{state} {TOLD}\n\n{goal_table(claim, data)}"
-            parts = [accuracy_table(claim, data), picture, goals, headroom(claim, data)]
+            parts = [accuracy_table(claim, data), f"{picture}\n\n{DRAWN}", goals, headroom(claim, data)]
             yield Section(title, "\n\n".join(part for part in parts if part))
         cost = cost_table(claim, data)
         if cost:
@@ -198,12 +199,19 @@ def draw(results: Path, folder: Path) -> None:
                 error=accuracy(data, name).spread or 0.0,
             )
             for name in claim.methods(data)
+            if _is_drawn(name)
         ]
         if points:
             y = f"{'validation' if claim.is_sealed(data) else 'test'} Top-1 (%)"
             draw_points(folder / f"{data}-ops.svg", points, title=TITLES.get(data, data), x="OPs (M)", y=y, log=True)
         for name, architectures in load_architectures(results / "architectures", data).items():
             draw_architecture(architectures[0][1], folder / f"{data}-{name}.svg")
+
+
+def _is_drawn(name: str) -> bool:
+    """Whether a method stands in the picture: not what trains another one's architectures, or for longer."""
+    method = METHODS[name]
+    return method.architectures(name) == name and (BASE | dict(method.flags))["finetune.epochs"] == str(EPOCHS)
 
 
 def _group(name: str) -> str:
