@@ -131,6 +131,13 @@ class Table:
         times = f"{row['engine_ms']:>9} {row['peer_ms']:>9}"
         print(f"{what:24} {kernel:17} {peer:38} {times} {middle:7.2f} ({low:.2f} - {high:.2f})", flush=True)
 
+    def write_beside(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Write a CSV of other columns beside the table, in place of the one before."""
+        with self.path.with_name(name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
     def interleave(self, turns: Mapping[str, peers.Turn]) -> dict[str, list[float]]:
         """Return the seconds of a run of each peer, round by round; two rounds before them warm up.
 
@@ -333,11 +340,7 @@ def files(table: Table) -> None:
         "commit": table.common["commit"],
     }
     print(json.dumps(record))
-    path = table.path.with_name("engine-file-size.csv")
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(record), lineterminator="\n")
-        writer.writeheader()
-        writer.writerow(record)
+    table.write_beside("engine-file-size.csv", [record])
 
 
 def profile(table: Table) -> None:
@@ -362,10 +365,7 @@ def profile(table: Table) -> None:
                     rows.append(row | {"rounds": table.arguments.rounds, **table.common})
     for row in rows:
         print(row["network"], row["engine_kernel"], row["step"], row["operation"], row["ms"], row["gmacs_per_second"])
-    with table.path.with_name("engine-profile.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    table.write_beside("engine-profile.csv", rows)
 
 
 SECTIONS = {
