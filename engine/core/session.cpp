@@ -1,10 +1,10 @@
 #include "session.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <set>
 
 #include "dispatch.h"
@@ -90,21 +90,23 @@ struct Session::Impl {
     output = graph.tensors[graph.output].dims();
   }
 
+  ~Impl() {
+    for (std::atomic<Buffers*>& slot : free) delete slot.load();
+  }
+
+  // Without a lock: a process may be forked while another thread is here.
   std::unique_ptr<Buffers> take(const Plan& of) const {
-    {
-      std::lock_guard<std::mutex> lock(mutex);
-      if (&of == &plan && !free.empty()) {
-        std::unique_ptr<Buffers> b = std::move(free.back());
-        free.pop_back();
-        return b;
-      }
-    }
+    if (&of == &plan)
+      for (std::atomic<Buffers*>& slot : free)
+        if (Buffers* b = slot.exchange(nullptr)) return std::unique_ptr<Buffers>(b);
     return std::make_unique<Buffers>(of, pool.threads());
   }
 
   void give_back(std::unique_ptr<Buffers> b) const {
-    std::lock_guard<std::mutex> lock(mutex);
-    if (free.size() < most_free) free.push_back(std::move(b));
+    for (std::atomic<Buffers*>& slot : free) {
+      Buffers* none = nullptr;
+      if (slot.compare_exchange_strong(none, b.get())) return static_cast<void>(b.release());
+    }
   }
 
   void begin(const Plan& of, const float* image, Workspace& w) const {
@@ -119,9 +121,8 @@ struct Session::Impl {
   std::map<std::string, std::string> metadata;
   std::vector<int64_t> input, output;
   std::vector<std::string> names;
-  mutable std::mutex mutex;
-  mutable std::vector<std::unique_ptr<Buffers>> free;
-  const size_t most_free = available_threads();  // more callers at once than processors are rare
+  // Memory that no call has. More callers at once than processors are rare.
+  mutable std::vector<std::atomic<Buffers*>> free = std::vector<std::atomic<Buffers*>>(available_threads());
 };
 
 Session::Session(const uint8_t* data, size_t size, const Options& options)

@@ -1,6 +1,8 @@
 """Fusing changes no value: graphs that were wrong once, fused and with all inner tensors kept; pooling; refusals."""
 
 import os
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -216,3 +218,31 @@ def test_a_forked_process_computes_the_same_and_ends():
         del session
         os._exit(0 if same else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_process_forked_while_other_threads_run_does_not_wait_for_them():
+    session = Session(residual_in_front_of_pooling().SerializeToString(), threads=2)
+    images = np.ones((1, 3, 8, 8), np.float32)
+    expected = session.run(images)
+    done = threading.Event()
+
+    def keep_running():
+        while not done.is_set():
+            session.run(images)
+
+    others = [threading.Thread(target=keep_running) for _ in range(2)]
+    for other in others:
+        other.start()
+    try:
+        for _ in range(200):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)  # ends a child that hangs
+                os._exit(0 if np.array_equal(session.run(images), expected) else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        done.set()
+        for other in others:
+            other.join()
