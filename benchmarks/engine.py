@@ -20,7 +20,6 @@ has its AVX2 kernels alone. So it shows what to expect on a CPU with AVX2 only, 
 """
 
 import argparse
-import contextlib
 import csv
 import json
 import os
@@ -147,12 +146,12 @@ class Table:
         names, quiet = list(turns), self.arguments.quiet
         rounds: list[tuple[float, float, dict[str, float]]] = []
         for number in range(-2, 10 * self.arguments.rounds):
-            before, start = processor_seconds(), time.perf_counter()
+            before, start = peers.processor_seconds(), time.perf_counter()
             found, slowest = {}, self.core_speed()
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 found[name] = turns[name](self.seconds)
                 slowest = max(slowest, self.core_speed())
-            (busy, own), elapsed = processor_seconds(), time.perf_counter() - start
+            (busy, own), elapsed = peers.processor_seconds(), time.perf_counter() - start
             share = max(0.0, (busy - before[0]) - (own - before[1])) / elapsed
             late = number >= 9 * self.arguments.rounds  # better loud rows than none
             if number >= 0 and (share <= quiet or late):
@@ -178,19 +177,6 @@ class Table:
             for peer in times:
                 if peer not in self.kernels and (peer != RUN or kernel == self.kernels[0]):
                     self.add(section, what, kernel, peer, times[kernel], times[peer])
-
-
-def processor_seconds() -> tuple[float, float]:
-    """Seconds of all processors, used since the system began by anyone, and by this process and its children."""
-    tick = os.sysconf("SC_CLK_TCK")
-    busy = [int(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    own = 0
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            values = path.read_text().rpartition(")")[2].split()
-            if os.getpid() in (int(path.parent.name), int(values[1])):
-                own += sum(int(value) for value in values[11:15])
-    return (sum(busy) - busy[3] - busy[4]) / tick, own / tick
 
 
 def usable() -> list[str]:

@@ -1,5 +1,9 @@
-"""What the engine is measured against, as turns: each runs for some seconds and returns the median seconds of a run."""
+"""What the engine is measured against, as turns: each runs for some seconds and returns the median seconds of a run.
 
+And what tells whether the machine is quiet.
+"""
+
+import contextlib
 import copy
 import ctypes
 import json
@@ -191,6 +195,19 @@ def larq_models() -> bool:
         return False
     subprocess.run([LARQ / "bin/python", HERE / "larq_convert.py", BUILD / "models"], check=True, capture_output=True)
     return True
+
+
+def processor_seconds() -> tuple[float, float]:
+    """Seconds of all processors, used since the system began by anyone, and by this process and its children."""
+    tick = os.sysconf("SC_CLK_TCK")
+    busy = [int(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    own = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            values = path.read_text().rpartition(")")[2].split()
+            if os.getpid() in (int(path.parent.name), int(values[1])):
+                own += sum(int(value) for value in values[11:15])
+    return (sum(busy) - busy[3] - busy[4]) / tick, own / tick
 
 
 def core_speed() -> Callable[[], float]:
