@@ -33,7 +33,7 @@ CSVs are made by
     python studies/search_score.py --root DATA --runs RUNS                          # Kendall's tau
     python studies/claim.py final --cifar10 DATA --fashion-mnist DATA --out RUNS    # test images, once
 
-The protocol, and how it was changed nine times, is the docstring of studies/claim_methods.py: ResNet-20 with the
+The protocol, and how it was changed ten times, is the docstring of studies/claim_methods.py: ResNet-20 with the
 strided stem, {images:,} training images, the same trials of learning rate and branch gain for every hand-made method
 and for the backbone of the searched ones, everything decided on validation images. Numbers are Top-1 in percent: mean ±
 standard deviation (n) over seeds, or over architectures for the random ones. OPs, memory: [contracts.md](contracts.md).
