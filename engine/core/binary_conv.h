@@ -98,7 +98,9 @@ class BinaryConv {
   std::vector<uint16_t> blank_codes_;  // of a pair outside of the image, all groups
   // Words:
   AlignedVector<uint32_t> words_;  // [group][block][slice][word][kSlice]
-  bool copies_ = false;            // the input gets a border
+  int triples_ = 0;                // see WordLayer
+  size_t parity_at_ = 0;           // words of the copied input, behind which its parities stand
+  bool copies_ = false;            // the input gets a border or parities
   int padded_height_ = 0, padded_width_ = 0;
   std::vector<int> corrected_;        // of each pixel: its row in corrections_, or -1
   AlignedVector<float> corrections_;  // [kinds of border][group][block][kBlock]

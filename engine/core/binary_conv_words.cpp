@@ -7,6 +7,11 @@
 #include "binary_conv.h"
 
 namespace nasb {
+namespace {
+
+constexpr size_t kMostParities = size_t{1} << 28;  // words: offsets to them are 32-bit numbers
+
+}  // namespace
 
 // Where an output's first word stands.
 size_t BinaryConv::word_at(int group, int output, int words) const {
@@ -16,29 +21,53 @@ size_t BinaryConv::word_at(int group, int output, int words) const {
 
 void BinaryConv::pack_for_words() {
   const ConvShape &s = shape_, &f = flat_;
-  const int outputs = s.group_outputs(), inputs = s.group_inputs(), words = s.taps() * group_words_;
-  words_.assign(static_cast<size_t>(s.groups) * blocks_ * words * kBlock, 0);
-  for (int o = 0; o < s.out_channels; ++o) {
-    const int g = o / outputs, own = o % outputs;
-    uint32_t* to = words_.data() + word_at(g, own, words);
-    for (int t = 0; t < s.taps(); ++t)
-      for (int c = 0; c < inputs; ++c)
-        to[static_cast<size_t>(t * group_words_ + c / 32) * kSlice] |= uint32_t{weight_bit(o, t, c)} << (c % 32);
-  }
   padded_height_ = (f.out_height - 1) * f.stride_height + (f.kernel_height - 1) * f.dilation_height + 1;
   padded_width_ = (f.out_width - 1) * f.stride_width + (f.kernel_width - 1) * f.dilation_width + 1;
-  copies_ = f.pad_top || f.pad_left || padded_height_ > f.in_height || padded_width_ > f.in_width;
+  const bool border = f.pad_top || f.pad_left || padded_height_ > f.in_height || padded_width_ > f.in_width;
+  const int words = s.taps() * group_words_, pixel_words = f.groups * group_words_;
+  parity_at_ = static_cast<size_t>(padded_height_) * padded_width_ * pixel_words;
+  // Three taps side by side make a triple for each of their words; what is left of a row is summed word by word.
+  const int row_triples = parity_at_ <= kMostParities ? f.kernel_width / 3 : 0;
+  triples_ = f.kernel_height * row_triples * group_words_;
+  copies_ = border || triples_;
   if (!copies_) padded_width_ = f.in_width;
-  const int pixel_words = f.groups * group_words_;
+  std::vector<std::pair<int, int>> order;  // of the words: tap, word of its inputs
   for (int ky = 0; ky < f.kernel_height; ++ky)
-    for (int kx = 0; kx < f.kernel_width; ++kx)
+    for (int kx = 0; kx < 3 * row_triples; kx += 3)
       for (int i = 0; i < group_words_; ++i)
-        offsets_.push_back((ky * f.dilation_height * padded_width_ + kx * f.dilation_width) * pixel_words + i);
+        for (int t = 0; t < 3; ++t) order.emplace_back(ky * f.kernel_width + kx + t, i);
+  for (int ky = 0; ky < f.kernel_height; ++ky)
+    for (int kx = 3 * row_triples; kx < f.kernel_width; ++kx)
+      for (int i = 0; i < group_words_; ++i) order.emplace_back(ky * f.kernel_width + kx, i);
+  const auto parity = [&](int n) { return n < 3 * triples_ && n % 3 == 2; };
+  for (int n = 0; n < words; ++n) {
+    const auto [tap, i] = order[parity(n) ? n - 2 : n];
+    const size_t y = tap / f.kernel_width * f.dilation_height, x = tap % f.kernel_width * f.dilation_width;
+    const size_t at = (y * padded_width_ + x) * pixel_words + i;
+    offsets_.push_back(static_cast<int32_t>(parity(n) ? at + parity_at_ : at));
+  }
+  const int outputs = s.group_outputs(), inputs = s.group_inputs(), channels = s.groups * blocks_ * kBlock;
+  words_.assign(static_cast<size_t>(channels) * words, 0);
+  std::vector<int> tap_bits(static_cast<size_t>(channels) * s.taps(), 0);
+  std::vector<uint32_t> bits(words);
+  for (int o = 0; o < s.out_channels; ++o) {
+    const int g = o / outputs, own = o % outputs;
+    std::fill(bits.begin(), bits.end(), 0);
+    for (int t = 0; t < s.taps(); ++t)
+      for (int c = 0; c < inputs; ++c) {
+        const uint32_t bit = weight_bit(o, t, c);
+        bits[t * group_words_ + c / 32] |= bit << (c % 32);
+        tap_bits[(static_cast<size_t>(g) * blocks_ * kBlock + own) * s.taps() + t] += static_cast<int>(bit);
+      }
+    const auto word = [&](int n) { return bits[order[n].first * group_words_ + order[n].second]; };
+    uint32_t* to = words_.data() + word_at(g, own, words);
+    for (int n = 0; n < words; ++n)
+      to[static_cast<size_t>(n) * kSlice] = parity(n) ? word(n - 2) ^ word(n - 1) ^ word(n) : word(n);
+  }
   tile_ = kTilePixels;
   thread_bytes_ = aligned(sizeof(void*) * tile_) * 2;
-  if (!copies_) return;
-  shared_bytes_ += aligned(sizeof(uint32_t) * padded_height_ * padded_width_ * pixel_words);
-  if (pad_value_) return;
+  if (copies_) shared_bytes_ += aligned(sizeof(uint32_t) * parity_at_ * (triples_ ? 2 : 1));
+  if (!border || pad_value_) return;
   // The border's words are 0, so that a tap outside counts the weight's own bits: 2 of each are given back, and the
   // tap's inputs taken from the base. Pixels whose outside taps are the same share a row of corrections.
   // The taps inside are a rectangle of the kernel: rows [first, end) x columns [first, end).
@@ -65,20 +94,15 @@ void BinaryConv::pack_for_words() {
     }
   }
   // A channel's bits in the taps above and left of each tap give those of any rectangle.
-  const int channels = s.groups * blocks_ * kBlock, width = f.kernel_width + 1;
+  const int width = f.kernel_width + 1;
   corrections_.assign(kinds.size() * channels, 0);
   std::vector<int> sums(static_cast<size_t>(f.kernel_height + 1) * width, 0);
   for (int c = 0; c < channels; ++c) {
     for (int ky = 0; ky < f.kernel_height; ++ky)
-      for (int kx = 0; kx < f.kernel_width; ++kx) {
-        int bits = 0;
-        for (int i = 0; i < group_words_; ++i)
-          bits +=
-              __builtin_popcount(words_[word_at(0, c, words) +
-                                        (static_cast<size_t>(ky * f.kernel_width + kx) * group_words_ + i) * kSlice]);
-        sums[(ky + 1) * width + kx + 1] =
-            bits + sums[ky * width + kx + 1] + sums[(ky + 1) * width + kx] - sums[ky * width + kx];
-      }
+      for (int kx = 0; kx < f.kernel_width; ++kx)
+        sums[(ky + 1) * width + kx + 1] = tap_bits[static_cast<size_t>(c) * s.taps() + ky * f.kernel_width + kx] +
+                                          sums[ky * width + kx + 1] + sums[(ky + 1) * width + kx] -
+                                          sums[ky * width + kx];
     const auto corner = [&](int ky, int kx) { return sums[static_cast<size_t>(ky) * width + kx]; };
     for (const auto& [taps, kind] : kinds) {
       const auto [top, bottom] = taps.first;
@@ -119,6 +143,7 @@ void BinaryConv::run_words(const uint32_t* signs, const Epilogue& epilogue, Thre
     WordLayer layer;
     layer.offsets = offsets_.data();
     layer.words = static_cast<int>(offsets_.size());
+    layer.triples = triples_;
     int group = -1;
     for (int b = all_blocks * part / splits; b < all_blocks * (part + 1) / splits; ++b) {
       const int block = b % blocks_;
@@ -143,11 +168,13 @@ void BinaryConv::run_words(const uint32_t* signs, const Epilogue& epilogue, Thre
   });
 }
 
-// The signs with their border: bits 0 for +1 (and for 0, which is corrected later), 1 for -1.
+// The signs with their border: bits 0 for +1 (and for 0, which is corrected later), 1 for -1. Behind them, where there
+// are triples, the parity of each word and of those one and two taps further on.
 void BinaryConv::copy_padded(const uint32_t* signs, uint32_t* padded, ThreadPool& pool) const {
   const ConvShape& f = flat_;
   const int pixel_words = f.groups * group_words_, left = std::min(f.pad_left, padded_width_);
   const int inside = std::max(0, std::min(f.in_width, padded_width_ - left)), tail = f.group_inputs() % 32;
+  const int row_words = padded_width_ * pixel_words, tap = f.dilation_width * pixel_words;
   const auto border = [&](uint32_t* to, int pixels) {
     for (int i = 0; i < pixels * pixel_words; ++i) {
       const bool last = (i + 1) % group_words_ == 0;
@@ -157,16 +184,19 @@ void BinaryConv::copy_padded(const uint32_t* signs, uint32_t* padded, ThreadPool
   constexpr int kRows = 8;
   pool.parallel((padded_height_ + kRows - 1) / kRows, [&](int item, int) {
     for (int r = item * kRows; r < std::min(padded_height_, (item + 1) * kRows); ++r) {
-      uint32_t* to = padded + static_cast<size_t>(r) * padded_width_ * pixel_words;
+      uint32_t* to = padded + static_cast<size_t>(r) * row_words;
       const int y = r - f.pad_top;
       if (y < 0 || y >= f.in_height) {
         border(to, padded_width_);
-        continue;
+      } else {
+        border(to, left);
+        std::memcpy(to + left * pixel_words, signs + static_cast<size_t>(y) * f.in_width * pixel_words,
+                    sizeof(uint32_t) * inside * pixel_words);
+        border(to + (left + inside) * pixel_words, padded_width_ - left - inside);
       }
-      border(to, left);
-      std::memcpy(to + left * pixel_words, signs + static_cast<size_t>(y) * f.in_width * pixel_words,
-                  sizeof(uint32_t) * inside * pixel_words);
-      border(to + (left + inside) * pixel_words, padded_width_ - left - inside);
+      if (!triples_) continue;
+      uint32_t* parity = to + parity_at_;
+      for (int i = 0; i < row_words - 2 * tap; ++i) parity[i] = to[i] ^ to[i + tap] ^ to[i + 2 * tap];
     }
   });
 }

@@ -80,11 +80,15 @@ struct LutTile {
   uint16_t* counts;  // scratch [lut_blocks][2 * pair_count][kBlock]
 };
 
-// A binary convolution by xor and popcount, as a tile of output pixels sees it.
+// A binary convolution by xor and popcount, as a tile of output pixels sees it. The first 3 * triples words stand in
+// threes: those of two taps and, in place of a third tap's, the parity of all three. With a, b and p what a pixel's
+// words differ in from an output's there, the third tap's differ in a ^ b ^ p: where of the three an odd number differ,
+// p is set; where two or more do, (a & b) | ((a ^ b) & ~p). So two words are counted in place of three.
 struct WordLayer {
   const uint32_t* weights;  // [blocks][kBlock / kSlice][words][kSlice]
   const int32_t* offsets;   // [words]: from a pixel's first word, in words
   int words;                // of one output: taps * ceil(channels / 32)
+  int triples;
 };
 
 struct WordTile {

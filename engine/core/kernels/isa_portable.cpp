@@ -77,8 +77,17 @@ void word_tile(const WordLayer& layer, const WordTile& tile, int block, const Ep
     const uint32_t* weights = layer.weights + static_cast<size_t>(block * kBlock + lane) * layer.words;
     for (int p = 0; p < tile.pixel_count; ++p) {
       for (int c = 0; c < kSlice; ++c) count[c] = 0;
-      for (int i = 0; i < layer.words; ++i) {
-        const uint32_t a = tile.pixels[p][layer.offsets[i]];
+      const auto pixel = [&](int i) { return tile.pixels[p][layer.offsets[i]]; };
+      int i = 0;
+      for (; i < 3 * layer.triples; i += 3) {
+        const uint32_t first = pixel(i), second = pixel(i + 1), parity = pixel(i + 2), *w = weights + i * kSlice;
+        for (int c = 0; c < kSlice; ++c) {
+          const uint32_t a = first ^ w[c], b = second ^ w[kSlice + c], odd = parity ^ w[2 * kSlice + c];
+          count[c] += bits_set(odd) + 2 * bits_set((a & b) | ((a ^ b) & ~odd));
+        }
+      }
+      for (; i < layer.words; ++i) {
+        const uint32_t a = pixel(i);
         for (int c = 0; c < kSlice; ++c) count[c] += bits_set(a ^ weights[i * kSlice + c]);
       }
       const float* correction = tile.corrections[p];
