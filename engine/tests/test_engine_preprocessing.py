@@ -24,14 +24,14 @@ def steps_of(channels: int, size: int, resize: int) -> nasb_engine.Preprocessing
 
 def image_of(width: int, height: int, mode: str = "RGB") -> Image.Image:
     random = np.random.default_rng(width * 1000 + height)
-    bands = {"RGB": 3, "L": 1, "RGBA": 4, "LA": 2}[mode]
+    bands = {"RGB": 3, "L": 1, "RGBA": 4, "LA": 2, "LAB": 3}[mode]
     pixels = random.integers(0, 256, (height, width, bands), np.uint8)
     pixels[: height // 2] = np.where(pixels[: height // 2] > 127, 255, 0)  # extremes, where rounding clips
     return Image.fromarray(pixels[:, :, 0] if bands == 1 else pixels, mode)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "LAB"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("size", "resize"), STEPS)
 def test_equals_nasb(mode: str, channels: int, size: int, resize: int) -> None:
@@ -104,6 +104,7 @@ def _json(steps: nasb_engine.Preprocessing) -> str:
         ((3, 8, 8, (0,), (1,) * 3), "mean is"),
         ((3, 8, 8, (0,) * 3, (1, 1, float("nan"))), "std is"),
         ((3, 8, 8, (0,) * 3, (1, 1, 0)), "above 0"),
+        ((3, 8, 8, (0, 0, 10**400), (1,) * 3), "mean is"),
         ((True, 8, 8, (0,), (1,)), "channels is True"),
     ],
 )

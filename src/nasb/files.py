@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8; one of a file may hold bytes that cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def destination(path: Path) -> Path:
     """Return the file that is written in the name of `path`: where symbolic links lead.
 

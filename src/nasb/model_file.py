@@ -78,7 +78,7 @@ def load_model(path: str | Path, *, host: "nn.Module | None" = None) -> Model:
         preprocessing = _with_file(path, lambda: Preprocessing.from_dict(values["preprocessing"]))
         class_names = tuple(str(name) for name in values["class_names"])
         phase = {"weights": str(values["phase"]["weights"]), "activations": str(values["phase"]["activations"])}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: its metadata is damaged: {error!r}") from None
     if len(class_names) != architecture.num_classes:
         raise UserError(f"{path}: names {len(class_names)} classes, its architecture has {architecture.num_classes}")

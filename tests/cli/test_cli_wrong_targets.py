@@ -50,7 +50,8 @@ def damage(path: Path, fault: str) -> tuple[str, ...]:
         values["phase"]["weights"], says = "ternary", "ternary"
     elif fault == "other preprocessing":
         values["preprocessing"]["size"], says = "large", "large"
-    text = {"cut JSON": metadata["nasb"][:-10], "not a mapping": "[1]"}.get(fault, json.dumps(values))
+    texts = {"cut JSON": metadata["nasb"][:-10], "not a mapping": "[1]", "deep JSON": "[" * 100_000}
+    text = texts.get(fault, json.dumps(values))
     save_file(tensors, path, {"nasb": text})
     return (says,)
 
@@ -58,8 +59,8 @@ def damage(path: Path, fault: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     "fault",
     [
-        "missing", "cut", "no metadata", "cut JSON", "not a mapping", "tensors of another", "missing tensor",
-        "newer version", "unknown host", "too few classes", "other phase", "other preprocessing",
+        "missing", "cut", "no metadata", "cut JSON", "not a mapping", "deep JSON", "tensors of another",
+        "missing tensor", "newer version", "unknown host", "too few classes", "other phase", "other preprocessing",
     ],
 )  # fmt: skip
 def test_a_damaged_model_file(

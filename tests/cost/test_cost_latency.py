@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,7 @@ def test_the_prediction_is_the_sum(backbone, tmp_path):
         (lambda v: v | {"entries": {}}, '"entries" is missing'),
         (lambda v: v | {"backbone": {}}, r"backbone\.ms is None"),
         (lambda v: v | {"backbone": {"ms": True}}, r"backbone\.ms is True"),
+        (lambda v: v | {"backbone": {"ms": 10**400}}, r"backbone\.ms is 1000"),
         (lambda v: v | {"context": {"paid": 0}}, r"context\.paid is 0"),
         (lambda v: v | {"entries": [{**v["entries"][0], "ms": float("nan")}]}, r"entries\[0\]\.ms is nan"),
         (lambda v: v | {"entries": [{**v["entries"][0], "ms": -1}]}, r"entries\[0\]\.ms is -1"),
@@ -166,3 +168,5 @@ def test_the_prediction_of_an_architecture_knows_what_is_kept_real(backbone, tmp
     first, second = searchable_cells(backbone)
     made = Architecture(host="made up", num_classes=2, input_shape=SHAPE, cells={first: (), second: ()}, keep_real=kept)
     assert table.predict_architecture(made, backbone) == 0.5
+    dead = replace(made, cells={first: (Edge(0, 1, "bin_conv_3x3"),), second: ()})  # nothing leads on from there
+    assert table.predict_architecture(dead, backbone) == 0.5

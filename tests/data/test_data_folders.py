@@ -205,6 +205,15 @@ def test_unreadable_images_are_left_out_where_asked_for(
     assert next(data.train_batches("train", seed=0, epoch=0))[0].shape == (9, 3, 8, 8)
 
 
+def test_a_class_whose_name_is_no_text_is_refused(make_folder: MakeFolder) -> None:
+    root = make_folder({"train": 2})
+    os.rename(root / "train" / "bee", os.fsencode(root / "train") + b"/caf\xe9")  # noqa: PTH104 - bytes
+    with pytest.raises(
+        UserError, match=r"the name of the folder 'caf\\udce9' in \".*train\" is not valid UTF-8; rename"
+    ):
+        open_folder(root)
+
+
 def test_a_class_that_is_unreadable_altogether_is_an_error(
     make_folder: MakeFolder, truncate: Callable[[Path], None]
 ) -> None:

@@ -56,6 +56,11 @@ def test_every_kind_of_image_gets_the_network_s_channels(mode: str, channels: in
     np.testing.assert_allclose(result.numpy(), (expected.transpose(2, 0, 1) / 255 - 0.5) / 0.5, atol=1e-6)
 
 
+def test_lab_colours_become_grey() -> None:
+    grey = Preprocessing(1, 8, 8, (0.5,), (0.5,)).pixels(Image.new("LAB", (8, 8), (128, 128, 128)))
+    assert grey.shape == (1, 8, 8)
+
+
 def test_a_palette_with_transparency_is_read_quietly(tmp_path: Path) -> None:
     picture = image(8, 8).quantize(8)
     picture.save(tmp_path / "a.png", transparency=bytes([0, 255, 128]))
@@ -89,6 +94,7 @@ def test_record_goes_through_json() -> None:
         (GOOD | {"mean": 0.5}, "preprocessing.mean is 0.5; give 3 finite number(s)"),
         (GOOD | {"std": [1, 1, "1"]}, "preprocessing.std is [1, 1, '1']; give 3 finite number(s)"),
         (GOOD | {"std": [1, 1, float("nan")]}, "preprocessing.std is [1, 1, nan]; give 3 finite number(s)"),
+        (GOOD | {"mean": [1, 1, 10**400]}, "give 3 finite number(s)"),
         (GOOD | {"std": [1, 1, 0]}, "preprocessing.std is (1.0, 1.0, 0.0); each standard deviation must be above 0"),
     ],
 )

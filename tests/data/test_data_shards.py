@@ -139,6 +139,7 @@ def test_shards_of_others_are_indexed(root: Path, tmp_path: Path, capsys: pytest
         ("shorter", r'shard ".*train-000001\.tar" has 1,000 bytes, but .* were indexed'),
         ("index", r'index\.npz" cannot be read .*; write the index again: nasb shards --index'),
         ("version", r'index\.npz" has version 7; write the index again'),
+        ("one class", r"has shards of 1 class; at least two are needed"),
         ("no train", r'has no shards of "train"; their names tell the part, e\.g\. train-000000\.tar'),
     ],
 )
@@ -153,6 +154,8 @@ def test_damaged_shards_are_named(shards: Path, damage: str, says: str) -> None:
         index.write_bytes(index.read_bytes()[:100])
     elif damage == "version":
         np.savez(index, **(values | {"version": np.int64(7)}))
+    elif damage == "one class":
+        np.savez(index, **(values | {"class_names": values["class_names"][:1]}))
     else:
         np.savez(index, **{key: value for key, value in values.items() if not key.startswith("train")})
     with pytest.raises(UserError, match=says):
@@ -174,6 +177,13 @@ def test_an_unreadable_image_within_a_shard_is_named(shards: Path) -> None:
         list(opened(shards, validation_fraction=0).evaluation_batches("train"))
     with pytest.warns(UserWarning, match="left out 1 of 42 images that cannot be read: .*train-000001"):
         assert opened(shards, unreadable="skip").size("train") == 26
+
+
+def test_a_part_may_lack_a_class_where_unreadable_images_are_left_out(shards: Path) -> None:
+    index = dict(np.load(shards / "index.npz"))
+    index["class_names"] = np.append(index["class_names"], "rare")
+    np.savez(shards / "index.npz", **index)
+    assert opened(shards, unreadable="skip").num_classes == len(index["class_names"])
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,7 @@ def test_the_size_of_bireal_resnet18_at_224_is_predicted_and_a_tenth_of_the_real
         ({"class_names": ["a", "b"]}, "2 class names are given, the network has 10 outputs"),
         ({"class_names": [1, 2, 3]}, "class_names[0] is 1; give texts, such as '1'"),
         ({"class_names": ["cat", "dog", "cat"]}, "class_names has 'cat' twice"),
+        ({"class_names": ["caf\udce9"]}, "class_names[0] is 'caf\\udce9', which is not valid Unicode"),
         ({"class_names": "cat"}, "class_names is the text 'cat'; give a list"),
         ({"input_shape": (3, 16)}, "input_shape is (3, 16); give (channels, height, width)"),
         ({"input_shape": (3, 32, 32), "preprocessing": PREPROCESSING}, "the preprocessing gives 3 channels of 16x16"),

@@ -89,8 +89,9 @@ def test_a_network_of_timm_by_its_name():
     assert "timm/resnet10t" in list_networks("timm/resnet1*")
     with pytest.raises(UserError, match='unknown timm model "resnet10"'):
         create_host("timm/resnet10")
-    with pytest.raises(UserError, match="pretrained is no option here"):
-        create_host("timm/resnet10t", options={"pretrained": True})
+    for key, value in {"pretrained": True, "checkpoint_path": "x.pth", "pretrained_cfg": {"file": "x.pth"}}.items():
+        with pytest.raises(UserError, match=f"{key} is no option here"):
+            create_host("timm/resnet10t", options={key: value})
 
 
 def test_a_factory_of_a_file(file):
@@ -102,6 +103,31 @@ def test_a_factory_of_a_file(file):
     assert describe_network(name) == "A small CNN"
     with pytest.raises(UserError, match='unknown option "wdth"; known: num_classes, width'):
         create_host(name, options={"wdth": 2})
+
+
+def test_the_convolution_that_reads_the_images_is_made_anew_with_its_settings(tmp_path):
+    (tmp_path / "late.py").write_text(
+        """
+from torch import nn
+
+class Late(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.head = nn.Conv2d(16, num_classes, 1)
+        self.stem = nn.Conv2d(3, 16, 3, padding=2, dilation=2, padding_mode="reflect", bias=False)
+
+    def forward(self, x):
+        return self.head(self.stem(x)).mean((2, 3))
+"""
+    )
+    name = f"{tmp_path}/late.py:Late"
+    register_factory(name)
+    for channels in (3, 1):
+        network = create_host(name, num_classes=4, in_channels=channels)
+        assert network(torch.randn(1, channels, 16, 16)).shape == (1, 4)
+        assert network.stem.dilation == (2, 2)
+        assert network.stem.padding_mode == "reflect"
+        assert network.stem.bias is None
 
 
 def test_a_factory_of_a_package(registered):

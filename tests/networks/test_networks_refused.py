@@ -52,6 +52,21 @@ REFUSED = {
         ),
         r'to leave it and 4 more as they are: keep_real: \["\*norm"\]',
     ),
+    "many layers whose last names others have": (
+        Host(
+            lambda s, x: s.blocks(x),
+            blocks=nn.Sequential(*(nn.Sequential(conv(), nn.GroupNorm(2, 8)) for _ in range(5))),
+        ),
+        r'more as they are: keep_real: \["\*0\.1", "\*1\.1", "\*2\.1", "\*3\.1", "\*4\.1"\]',
+    ),
+    "a slice of the parts of a tensor": (
+        Host(lambda s, x: torch.cat(torch.chunk(s.conv1(x), 4, dim=1)[::-1], 1), conv1=conv()),
+        "operation chunk",
+    ),
+    "the parts of a tensor by keywords": (
+        Host(lambda s, x: torch.cat(torch.chunk(input=s.conv1(x), chunks=2, dim=1), 1), conv1=conv()),
+        "operation chunk",
+    ),
     "control flow": (Branching(), "Branching can be traced neither by torch.fx .* nor by torch.export"),
     "a tensor": (OwnTensor(), "reads the tensor shift"),
     "a layer that is called twice at two sizes": (
@@ -103,6 +118,11 @@ def test_what_is_not_known_is_refused_by_name(case):
 def test_an_input_shape_that_does_not_fit_is_refused(shape):
     with pytest.raises(UserError, match="Host does not run on an input of shape"):
         convert(Host(lambda s, x: s.conv1(x), conv1=conv()), shape)
+
+
+def test_images_that_no_machine_holds_are_refused():
+    with pytest.raises(UserError, match=r"images of shape \(3, 10000000, 10000000\) cannot be made"):
+        convert(Host(lambda s, x: s.conv1(x), conv1=conv()), (3, 10_000_000, 10_000_000))
 
 
 def test_weights_that_are_no_numbers():

@@ -77,6 +77,16 @@ def test_stopped_killed_and_gone_on_with_by_one_process(tiny: Path, tmp_path: Pa
     assert (out / "summary.json").exists()
 
 
+@pytest.mark.slow
+def test_ranks_end_when_their_launcher_is_killed(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(tiny, out)
+    when(process, (out / "checkpoints" / "search.pt").exists)
+    process.kill()
+    process.communicate(timeout=60)  # the ranks hold the other ends of its pipes
+    assert main(["search", "--config", str(tiny), "--out", str(out)]) == 0
+
+
 def leave(folder: Path, rank: int, kind: str, message: str) -> None:
     (folder / f"{rank}.json").write_text(json.dumps({"kind": kind, "message": message}))
 

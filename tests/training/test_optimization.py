@@ -71,6 +71,8 @@ def test_distillation_loss_is_the_written_formula() -> None:
     expected = 9 * (p * (p / q).log()).sum(1).mean()
     torch.testing.assert_close(distillation_loss(student, teacher, 3.0), expected)
     assert float(distillation_loss(teacher, teacher, 3.0)) == pytest.approx(0, abs=1e-6)
+    low = teacher.bfloat16()  # the loss itself is computed in fp32
+    assert torch.equal(distillation_loss(student, low, 3.0), distillation_loss(student, low.float(), 3.0))
 
 
 def test_load_weights_takes_over_and_refuses(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import nasb
 from nasb.binary import Binarize, BinaryConv2d
@@ -228,6 +229,52 @@ def test_a_search_whose_weights_are_lost_is_not_finished(tmp_path: Path) -> None
         stage.weights_score.add(torch.zeros(1, 10), torch.zeros(1, dtype=torch.long), torch.tensor(float("nan")))
         with pytest.raises(UserError, match=r"not a number: lower search\.learning_rate\. Nothing is derived"):
             stage.end_epoch(0)
+
+
+def test_the_gradient_sharpens_in_the_search_too_and_alpha_is_rank_0_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig(
+        network=NetworkConfig(options={"width": 4}),
+        cell=CellConfig(surrogate="tanh_annealed"),
+        data=DataConfig(train_limit=20, batch_size=10),
+        search=SearchConfig(epochs=3, warmup_epochs=0),
+    )
+    sent = []
+    monkeypatch.setattr("nasb.training.search_stage.as_on_first_", lambda tensors, fabric: sent.extend(tensors))
+    with Pipeline(config, tmp_path / "run") as pipeline:
+        stage = pipeline.search_stage()
+        seen = []
+        for epoch in range(3):
+            stage.begin_epoch(epoch)
+            seen.append({layer.sharpness for layer in stage.network.modules() if isinstance(layer, Binarize)})
+        assert [values.pop() for values in seen] == pytest.approx([0.1, 1.0, 10.0])
+        stage.weights_score.add(torch.zeros(1, 10), torch.zeros(1, dtype=torch.long), torch.tensor(1.0))
+        stage.end_epoch(0)
+    assert {id(tensor) for tensor in sent} >= {id(v) for e in stage.searcher.edges for v in (e.alpha, e.base)}
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
+    data = DataConfig(name="folder", root=str(tmp_path / "a"), image_size=8)
+    config = RunConfig(network=NetworkConfig(options={"width": 4}), data=data)
+    for root, classes in (("a", ("cat", "dog")), ("b", ("ant", "wolf")), ("c", ("cat", "dog"))):
+        for name in classes:
+            folder = tmp_path / root / "train" / name
+            folder.mkdir(parents=True)
+            for number in range(20):
+                Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+
+    def opened(root: str) -> None:
+        with Pipeline(replace(config, data=replace(data, root=str(tmp_path / root))), tmp_path / "run"):
+            pass
+
+    opened("a")
+    with pytest.raises(UserError, match="begun with other images"):
+        opened("b")
+    opened("c")  # moved
+    Image.new("RGB", (8, 8)).save(tmp_path / "c" / "train" / "cat" / "new.png")
+    with pytest.raises(UserError, match="begun with other images"):
+        opened("c")
 
 
 def test_the_time_is_told_again_where_steps_begin_to_take_longer(

@@ -6,6 +6,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -203,6 +204,15 @@ def test_a_lost_rank_is_told_with_how_to_go_on(tmp_path: Path, monkeypatch: pyte
     message = r"rank 0 has lost another rank: gloo: Connection closed by peer; .*/run: the same command goes on from"
     with pytest.raises(LostRankError, match=message), pipeline:
         raise RuntimeError("gloo: Connection closed by peer\nmore")
+    monkeypatch.setattr(Fabric, "barrier", Mock(side_effect=RuntimeError("gloo: Connection closed by peer")))
+    with pytest.raises(LostRankError, match=message):
+        Pipeline(rank_worker.config(), tmp_path / "run")
     monkeypatch.undo()
     with pytest.raises(RuntimeError, match="gloo"), Pipeline(rank_worker.config(), tmp_path / "run"):
         raise RuntimeError("gloo, but one process alone")
+
+
+def test_a_killed_worker_is_told_with_how_to_go_on(tmp_path: Path) -> None:
+    message = r"^DataLoader worker \(pid 1\) is killed by signal: Killed\. Where .* lower data\.workers; .*: the same"
+    with pytest.raises(UserError, match=message), Pipeline(rank_worker.config(), tmp_path / "run"):
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed. ")

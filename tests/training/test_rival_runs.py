@@ -22,8 +22,9 @@ from nasb.training.config import (
     PretrainConfig,
     RunConfig,
 )
+from nasb.training.optimization import ANNEALING
 from nasb.training.pipeline import Pipeline
-from nasb.training.train_stage import ANNEALING, TrainStage
+from nasb.training.train_stage import TrainStage
 
 TINY = RunConfig(
     architecture="backbone",

@@ -1,8 +1,11 @@
 import dataclasses
 import errno
 import json
+import multiprocessing
+import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -62,6 +65,56 @@ def test_resume_never_is_of_a_command_not_of_the_run(tmp_path: Path) -> None:
 def test_photos_in_memory_are_another_run(old: bool | None, new: bool | None, same: bool) -> None:
     begun, now = ({"data": {"in_memory": value}} for value in (old, new))
     assert (first_difference(begun, now) is None) is same
+
+
+def census(*classes: str, train: list[int]) -> dict[str, Any]:
+    return {"classes": list(classes), "images": {"train": train, "validation": [1] * len(classes)}}
+
+
+@pytest.mark.parametrize(
+    ("now", "says"),
+    [
+        (census("ant", "wolf", train=[8, 8]), "classes ant, wolf: 16 train, 2 validation"),
+        (census("cat", "dog", train=[9, 8]), "now classes cat, dog: 17 train"),
+        (census("cat", "dog", train=[9, 7]), "now classes cat, dog: 16 train"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_images(tmp_path: Path, now: dict[str, Any], says: str) -> None:
+    begun = census("cat", "dog", train=[8, 8])
+    RunDirectory(tmp_path, RunConfig(), images=begun).close()
+    RunDirectory(tmp_path, RunConfig(), images=begun).close()
+    with pytest.raises(UserError, match=f"begun with other images .*{says}.*another directory to --out"):
+        RunDirectory(tmp_path, RunConfig(), images=now)
+    (tmp_path / "images.json").write_text("[1")
+    with pytest.raises(UserError, match=r"images\.json: is damaged"):
+        RunDirectory(tmp_path, RunConfig(), images=begun)
+    (tmp_path / "images.json").write_text("[1]")
+    with pytest.raises(UserError, match="begun with other images \\(unknown ones; now classes cat, dog"):
+        RunDirectory(tmp_path, RunConfig(), images=begun)
+    (tmp_path / "images.json").unlink()  # of an earlier version
+    RunDirectory(tmp_path, RunConfig(), images=now).close()
+
+
+def linger(there: Event) -> None:
+    there.set()
+    time.sleep(60)
+
+
+def test_a_forked_worker_does_not_hold_the_lock(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path, RunConfig())
+    context = multiprocessing.get_context("fork")
+    there = context.Event()
+    worker = context.Process(target=linger, args=(there,))
+    worker.start()
+    assert there.wait(60)
+    try:
+        with pytest.raises(UserError, match="another process"):
+            RunDirectory(tmp_path, RunConfig())
+        run.close()
+        RunDirectory(tmp_path, RunConfig()).close()
+    finally:
+        worker.kill()
+        worker.join()
 
 
 def test_two_processes_cannot_work_on_one_run(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """From an image to the network's input, without torch: equal to nasb's own (nasb/data/_preprocessing.py)."""
 
 import json
-import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
@@ -112,6 +112,8 @@ class Preprocessing:
             return image
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
+        if image.mode == "LAB":
+            image = image.convert("RGB")  # Pillow knows no way from there to grey
         return image.convert(mode)
 
 
@@ -124,6 +126,6 @@ def _per_channel(name: str, values: object, channels: int) -> tuple[float, ...]:
     if not isinstance(values, (tuple, list)) or len(values) != channels:
         raise EngineError(f"preprocessing.{name} is {values!r}; {accepted}")
     for value in values:
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
             raise EngineError(f"preprocessing.{name} is {values!r}; {accepted}")
     return tuple(float(value) for value in values)

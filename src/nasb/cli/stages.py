@@ -38,11 +38,12 @@ def _run(command: str, description: str, arguments: Sequence[str], stage: str | 
         raise UserError(
             f"{out}: is no run directory, and {stage} needs {earlier}; run `nasb {earlier} --out {out}` first"
         )
-    from nasb.training.launch import is_launched, launch
+    from nasb.training.launch import end_with_launcher, is_launched, launch
 
     if config.hardware.devices * config.hardware.nodes > 1 and not is_launched():
         launch([command, *arguments], config.hardware, out)
         return
+    end_with_launcher()
     from nasb.training.pipeline import Pipeline
 
     with Pipeline(config, out) as pipeline:

@@ -11,7 +11,7 @@ inside nodes, adapt of strided cells. docs/latency.md has the files' form and th
 
 import functools
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,7 +268,7 @@ class LatencyTable:
         """
         a = architecture
         self.check_network(network_key(a.host, a.options, a.num_classes, a.input_shape, a.cell, a.keep_real), own=own)
-        return self.predict(network, a.cells)
+        return self.predict(network, {name: prune(edges, a.cell.nodes) for name, edges in a.cells.items()})
 
 
 def table_command(network: Mapping[str, Any]) -> str:
@@ -287,6 +287,6 @@ def table_command(network: Mapping[str, Any]) -> str:
 
 
 def _positive(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         raise UserError(f"{where} is {value!r}; it must be a number above 0")
     return float(value)

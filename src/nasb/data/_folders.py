@@ -8,6 +8,7 @@ import numpy as np
 from nasb.data._reading import known_extensions
 from nasb.data._sources import FileImages, Source
 from nasb.errors import UserError
+from nasb.files import is_text
 
 VALIDATION = ("val", "valid", "validation")
 """Names that a validation folder may have."""
@@ -70,7 +71,11 @@ def existing_folder(root: str) -> Path:
 
 def _class_names(folder: Path) -> tuple[str, ...]:
     with os.scandir(folder) as entries:
-        return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    for name in names:
+        if not is_text(name):
+            raise UserError(f'the name of the folder {name!r} in "{folder}" is not valid UTF-8; rename it')
+    return tuple(names)
 
 
 def _check_same_classes(folder: Path, class_names: tuple[str, ...]) -> None:

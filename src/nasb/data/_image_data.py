@@ -4,7 +4,7 @@ Tensor axes: N images, C channels, H rows, W columns.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -64,6 +64,15 @@ class ImageData:
     def size(self, part: str) -> int:
         """Return the number of images in a part, 0 where the data set does not have it."""
         return len(self._numbers(part))
+
+    def census(self) -> dict[str, Any]:
+        """Return what tells a run's images from others: class names, how many images of each train it and choose."""
+        images = {
+            part: np.bincount(self._pools[part].targets, minlength=self.num_classes).tolist()
+            for part in ("train", "validation")
+            if part in self._pools
+        }
+        return {"classes": list(self.class_names), "images": images}
 
     def steps_per_epoch(self, part: str) -> int:
         """Return the number of training batches of a part; for "validation" and "test", of evaluation batches."""

@@ -1,6 +1,6 @@
 """From an image file to the network's input, as in evaluation: a small record that goes with every trained network."""
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -81,6 +81,8 @@ class Preprocessing:
             return image
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
+        if image.mode == "LAB":
+            image = image.convert("RGB")  # Pillow knows no way from there to grey
         return image.convert(mode)
 
     def normalize(self, pixels: Tensor) -> Tensor:
@@ -127,6 +129,6 @@ def _per_channel(name: str, values: object, channels: int) -> tuple[float, ...]:
     if not isinstance(values, (tuple, list)) or len(values) != channels:
         raise UserError(f"preprocessing.{name} is {values!r}; {accepted}")
     for value in values:
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
             raise UserError(f"preprocessing.{name} is {values!r}; {accepted}")
     return tuple(float(value) for value in values)

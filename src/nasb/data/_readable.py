@@ -30,11 +30,11 @@ def leave_out_unreadable(
         pieces = -(-len(images.paths) // _PIECE)
         readable = torch.cat(list(in_order(_Check(images.paths), pieces, workers))).numpy()
         lost += [str(images.paths[index]) for index in np.flatnonzero(~readable).tolist()]
-        left_C = np.bincount(images.targets[readable], minlength=len(class_names))
-        if left_C.min() == 0:
-            name = class_names[int(left_C.argmin())]
+        for number in np.setdiff1d(images.targets, images.targets[readable]).tolist():
+            example = images.paths[int(np.flatnonzero(images.targets == number)[0])]
             raise UserError(
-                f'no image of class "{name}" among the {part} images can be read, e.g. "{lost[-1]}"; mend them'
+                f'no image of class "{class_names[number]}" among the {part} images can be read, e.g. "{example}"; '
+                "mend them"
             )
         kept[part] = images.take(np.flatnonzero(readable))
     if lost:

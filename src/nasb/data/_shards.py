@@ -74,6 +74,8 @@ def sharded_images(root: str, *, test: str) -> Source:
             raise UserError(f'shard "{shard}" {state}, but {size:,} bytes were indexed; {_again(folder)}')
     if "train" not in parts:
         raise UserError(f'"{folder}" has no shards of "train"; their names tell the part, e.g. train-000000.tar')
+    if len(class_names) < 2:
+        raise UserError(f'"{folder}" has shards of {len(class_names)} class; at least two are needed')
     return Source(class_names, parts)
 
 

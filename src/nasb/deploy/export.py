@@ -21,7 +21,7 @@ from nasb.deploy.step import is_layer
 from nasb.deploy.tracing import trace
 from nasb.deploy.verify import verify
 from nasb.errors import UserError
-from nasb.files import destination, write_atomically
+from nasb.files import destination, is_text, write_atomically
 from nasb.model_file import Model
 
 LAYOUT_VERSION = 1
@@ -168,6 +168,8 @@ def _check_class_names(names: Sequence[str] | None) -> None:
     for index, name in enumerate(names or ()):
         if not isinstance(name, str):
             raise UserError(f"export: class_names[{index}] is {name!r}; give texts, such as {str(name)!r}")
+        if not is_text(name):
+            raise UserError(f"export: class_names[{index}] is {name!r}, which is not valid Unicode")
         if name in seen:
             raise UserError(f"export: class_names has {name!r} twice; classes are told apart by their names")
         seen.add(name)

@@ -146,7 +146,8 @@ def concatenate(step: Step) -> str:
     )
     if axis not in (1, 1 - len(step.out_shape)):
         raise step.refusal(f"concatenates along axis {axis}; the file holds axis 1")
-    assert isinstance(tensors, list | tuple)
+    if not isinstance(tensors, list | tuple):
+        raise step.refusal("concatenates what is not written as a list of tensors")
     return step.emit("Concat", *(_operand(step, tensor) for tensor in tensors), axis=1)
 
 

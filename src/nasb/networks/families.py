@@ -8,7 +8,8 @@ import importlib
 import importlib.util
 import inspect
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 IMAGES, CLASSES = (3, 224, 224), 1000
 TORCHVISION, TIMM = "torchvision/", "timm/"
-WEIGHTS = ("weights", "pretrained")
+WEIGHTS = ("weights", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path")
 
 
 def is_of_family(name: str) -> bool:
@@ -110,18 +111,44 @@ def _refuse_weights(name: str, options: dict[str, Any]) -> None:
             raise UserError(f"{name}: {key} is no option here; trained weights come in by --init (safetensors)")
 
 
+class _FoundError(Exception):
+    """Ends a forward pass where what was looked for is found."""
+
+
 def _with_channels(network: "nn.Module", in_channels: int) -> "nn.Module":
-    """Make the first convolution anew for another number of channels of the images."""
+    """Make the convolution that reads the images anew for another number of their channels."""
     from torch import nn
 
-    name, first = next(((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d)), ("", None))
-    if first is not None and first.in_channels != in_channels:
+    convolutions = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
+    name = _first_of(convolutions, network)
+    if name is not None and (first := convolutions[name]).in_channels != in_channels:
         changed = nn.Conv2d(
             in_channels, first.out_channels, first.kernel_size, first.stride, first.padding,  # type: ignore[arg-type]
-            bias=first.bias is not None,
+            first.dilation, bias=first.bias is not None, padding_mode=first.padding_mode,  # type: ignore[arg-type]
         )  # fmt: skip
         network.set_submodule(name, changed)
     return network
+
+
+def _first_of(layers: "Mapping[str, nn.Module]", network: "nn.Module") -> str | None:
+    """Return the name of the first layer that runs; of the first one at all, if the network does not run that far."""
+    import torch
+
+    def stop(name: str, module: "nn.Module", inputs: object) -> None:
+        raise _FoundError(name)
+
+    hooks = [layer.register_forward_pre_hook(partial(stop, name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, *IMAGES))
+    except _FoundError as error:
+        return str(error)
+    except Exception:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return next(iter(layers), None)
 
 
 def register_factory(reference: str) -> None:

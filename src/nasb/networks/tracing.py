@@ -83,7 +83,10 @@ def trace(host: nn.Module, input_shape: tuple[int, int, int], keep_real: tuple[s
     training = host.training
     names = [name for name, _ in host.named_modules()]
     host.eval()
-    images_NCHW = torch.randn(BATCHES[0], *input_shape, generator=torch.Generator().manual_seed(0))
+    try:
+        images_NCHW = torch.randn(BATCHES[0], *input_shape, generator=torch.Generator().manual_seed(0))
+    except RuntimeError as error:
+        raise UserError(f"convert: images of shape {tuple(input_shape)} cannot be made: {_first_line(error)}") from None
     wanted = _run(host, host, images_NCHW)
     traced = _graph_of(host, input_shape, keep_real)
     _without_assertions(traced)
@@ -221,9 +224,10 @@ def _splits_to_slices(traced: torch.fx.GraphModule, shapes: dict[torch.fx.Node, 
     for node in list(traced.graph.nodes):
         if node.op not in ("call_function", "call_method") or node.target not in SPLITS:
             continue
-        source = node.args[0]
+        source = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("tensor"))
         axis = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
-        if axis not in (1, 1 - len(shapes[source])) or any(user.target is not operator.getitem for user in node.users):
+        parts_alone = all(user.target is operator.getitem and isinstance(user.args[1], int) for user in node.users)
+        if source not in shapes or axis not in (1, 1 - len(shapes[source])) or not parts_alone:
             continue  # refused by its name
         begin = [0]
         for part in shapes[node]:
@@ -272,9 +276,18 @@ def unknown_nodes(traced: torch.fx.GraphModule) -> dict[torch.fx.Node, str]:
     return found
 
 
-def _patterns(names: list[str]) -> list[str]:
-    """Return the names, or, of more than four, wildcards of their last parts."""
-    return names if len(names) <= 4 else list(dict.fromkeys(f"*{name.rpartition('.')[2]}" for name in names))
+def _patterns(names: list[str], others: list[str]) -> list[str]:
+    """Return the names, or, of more than four, wildcards of their last parts that match none of the others."""
+    if len(names) <= 4:
+        return names
+    patterns: list[str] = []
+    for name in names:
+        if matches(name, tuple(patterns)):
+            continue
+        parts = name.split(".")
+        endings = (f"*{'.'.join(parts[-count:])}" for count in range(1, len(parts)))
+        patterns.append(next((e for e in endings if not any(matches(other, (e,)) for other in others)), name))
+    return patterns
 
 
 def _refuse_unknown(traced: torch.fx.GraphModule, keep_real: tuple[str, ...]) -> None:
@@ -287,10 +300,12 @@ def _refuse_unknown(traced: torch.fx.GraphModule, keep_real: tuple[str, ...]) ->
     for node, kind in left.items():
         name, others = place_of(node), len(left) - 1
         what = f"it and {others} more as they are" if others else "it as it is"
-        keep = f"; to leave {what}: keep_real: {json.dumps(_patterns([place_of(node) for node in left]))}"
+        names = [place_of(each) for each in left]
+        known_names = [place_of(each) for each in traced.graph.nodes if each not in left]
+        keep = f"; to leave {what}: keep_real: {json.dumps(_patterns(names, known_names))}"
         if node.op == "call_module":
-            names = ", ".join(sorted(module.__name__ for module in known.MODULES))
-            raise UserError(f"convert: layer {name} is a {kind}, which is not known; known: {names}{keep}")
+            layers = ", ".join(sorted(module.__name__ for module in known.MODULES))
+            raise UserError(f"convert: layer {name} is a {kind}, which is not known; known: {layers}{keep}")
         if node.op == "get_attr":
             raise UserError(f"convert: the host's forward reads the tensor {name}, which is not in a known layer{keep}")
         if node.target in known.ADDITIONS:

@@ -3,6 +3,7 @@
 A process that fails or is killed ends all of them. What the first of them has to say is said once.
 """
 
+import ctypes
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ MESSAGES = "NASB_RANK_MESSAGES"
 WITHIN = 45
 """Seconds in which processes have to end (their step, their checkpoint) once one has failed or all are to stop."""
 PORT = "29500"
+PR_SET_PDEATHSIG = 1
 FEW = 4
 """Processes that any machine may start, though it have fewer processors."""
 
@@ -32,6 +34,12 @@ FEW = 4
 def is_launched() -> bool:
     """Return whether this is one of the processes that `launch` or torchrun has started."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def end_with_launcher() -> None:
+    """Let Linux stop this process by SIGTERM once its launcher is killed: it would train on, and hold the lock."""
+    if sys.platform == "linux" and MESSAGES in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def leave_message(message: str, kind: str) -> bool:

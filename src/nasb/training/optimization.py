@@ -7,10 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasb.binary import BinaryConv2d, BinaryLinear
+from nasb.binary import BinaryConv2d, BinaryLinear, set_sharpness
 from nasb.errors import UserError
 from nasb.files import load_safetensors
 from nasb.training.config import StageConfig
+
+ANNEALING = (0.1, 10.0)
+"""Sharpness of the tanh_annealed surrogate at the first and at the last epoch (IR-Net, arXiv 1909.10788)."""
+
+
+def anneal(network: nn.Module, epoch: int, epochs: int) -> None:
+    """Set the sharpness of a stage's epoch, counted from 0."""
+    first, last = ANNEALING
+    set_sharpness(network, first * (last / first) ** (epoch / max(epochs - 1, 1)))
 
 
 def create_optimizer(network: nn.Module, config: StageConfig) -> torch.optim.Optimizer:
@@ -67,13 +76,13 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float
 
     Args:
         logits: the student's, [N, classes].
-        teacher_logits: the same of the teacher.
+        teacher_logits: the same of the teacher; of a lower precision where it computed in one.
         temperature: T.
 
     Source: Hinton et al., arXiv 1503.02531.
     """
     student = F.log_softmax(logits / temperature, 1)
-    teacher = F.log_softmax(teacher_logits / temperature, 1)
+    teacher = F.log_softmax(teacher_logits.float() / temperature, 1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 

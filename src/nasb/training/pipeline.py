@@ -71,7 +71,15 @@ class Pipeline:
         for part in ("train", *(("weights", "alpha") if config.architecture == "search" else ())):
             self.data.check_shared(part, self.fabric.world_size)
         self.networks = RunNetworks(config, self.data, Path(out))
-        self.run = RunDirectory(out, config, writes=self.fabric.is_global_zero)
+        writes = self.fabric.is_global_zero
+        self.run = RunDirectory(out, config, writes=writes, images=self.data.census())
+        try:
+            self._begin()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def _begin(self) -> None:
         if self.run.writes:
             if self.networks.plan is not None:
                 write_text(self.run / "plan.txt", f"{self.networks.plan}\n")
@@ -80,8 +88,8 @@ class Pipeline:
         self.fabric.barrier()
         if not (self.run / "config.yaml").exists():
             raise UserError(
-                f"{out}: {platform.node()}, which has rank {self.fabric.global_rank}, does not see the run directory "
-                "of rank 0; give a directory on a file system that all machines share"
+                f"{self.run.path}: {platform.node()}, which has rank {self.fabric.global_rank}, does not see the run "
+                "directory of rank 0; give a directory on a file system that all machines share"
             )
 
     def __enter__(self) -> "Pipeline":
@@ -91,11 +99,21 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.run.close()
-        if error is not None and is_lost_rank(error, self.fabric):
-            reason = str(error).splitlines()[0]
-            raise LostRankError(
+        if error is not None and (told := self._told(error)) is not error:
+            raise told from None
+
+    def _told(self, error: BaseException) -> BaseException:
+        """Return an error of one line for the end of another process, a rank's or a worker's; else the error itself."""
+        reason = str(error).partition("\n")[0].strip()
+        if is_lost_rank(error, self.fabric):
+            return LostRankError(
                 f"rank {self.fabric.global_rank} has lost another rank: {reason}; {going_on(self.run.path)}"
-            ) from None
+            )
+        if isinstance(error, RuntimeError) and reason.startswith("DataLoader worker"):
+            return UserError(
+                f"{reason} Where the system was short of memory, lower data.workers; {going_on(self.run.path)}"
+            )
+        return error
 
     def describe_budget(self) -> list[str]:
         """Return what is to be said of a budget in milliseconds or memory; nothing of one on OPs."""

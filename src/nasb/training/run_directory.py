@@ -2,6 +2,7 @@
 
 config.yaml          the resolved config
 environment.json     versions, hardware, command
+images.json          classes, and how many training and validation images each has
 metrics.jsonl        a line for each epoch; bit-identical in a run that was stopped and resumed
 tensorboard/         the same as curves
 checkpoints/         one, for the stage that is under way
@@ -21,6 +22,7 @@ import json
 import os
 import platform
 import sys
+import weakref
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 LATENCY_TABLE = "latency-table.json"
+IMAGES = "images.json"
 JUDGED = ("population.jsonl", "optuna.journal")
 """Architectures that were judged with the weights of a search."""
 RESULTS = (
@@ -43,6 +46,19 @@ RESULTS = (
 """What stages leave; wildcards."""
 
 
+_OPEN: "weakref.WeakSet[RunDirectory]" = weakref.WeakSet()
+
+
+def _close_locks() -> None:
+    """Close the locks in a forked process: a worker that outlives its killed parent must not hold them."""
+    for run in _OPEN:
+        if run._lock is not None:
+            run._lock.close()
+
+
+os.register_at_fork(after_in_child=_close_locks)
+
+
 class RunDirectory:
     """The directory of one run; opening it locks it against a second process.
 
@@ -50,15 +66,19 @@ class RunDirectory:
         path: the directory; made if it is not there.
         config: the run's config.
         writes: whether this process writes (rank 0).
+        images: what tells its images from others (`ImageData.census`).
 
     Raises:
-        UserError: it holds a run of another config, or any run with ``resume: never``; another process works on it;
-            it cannot be written; it holds results, but no config.
+        UserError: it holds a run of another config or of other images, or any run with ``resume: never``; another
+            process works on it; it cannot be written; it holds results, but no config.
     """
 
-    def __init__(self, path: str | Path, config: RunConfig, *, writes: bool = True) -> None:
+    def __init__(
+        self, path: str | Path, config: RunConfig, *, writes: bool = True, images: dict[str, Any] | None = None
+    ) -> None:
         self.path, self.config, self.writes = Path(path), config, writes
         self._lock: IO[str] | None = None
+        _OPEN.add(self)
         self._writer: SummaryWriter | None = None
         if not writes:
             return
@@ -69,7 +89,7 @@ class RunDirectory:
             raise UserError(f"{path}: cannot be made a run directory: {error.strerror or error}") from None
         try:
             self._take_lock()
-            self._begin()
+            self._begin(images)
             self._drop_half_written()
         except BaseException:
             self.close()
@@ -102,7 +122,7 @@ class RunDirectory:
                 "on a file system that has locks"
             ) from None
 
-    def _begin(self) -> None:
+    def _begin(self, images: dict[str, Any] | None) -> None:
         config_file = self.path / "config.yaml"
         if config_file.exists():
             if self.config.resume == "never":
@@ -110,13 +130,32 @@ class RunDirectory:
             difference = first_difference(read_config(self.path), self.config.to_dict())
             if difference is not None:
                 raise UserError(f"{self.path}: holds another run: {difference}. Give another directory to --out")
+            self._compare(images)
             return
         import yaml
+
+        if images is not None:
+            write_text(self.path / IMAGES, json.dumps(images) + "\n")
 
         write_text(self.path / "environment.json", json.dumps(environment(), indent=1) + "\n")
         # Last: with it the directory is a run. `resume` is of a command, not of the run: its later stages go on in it.
         kept = self.config.to_dict() | {"resume": RunConfig().resume}
         write_text(config_file, yaml.safe_dump(kept, sort_keys=False))
+
+    def _compare(self, images: dict[str, Any] | None) -> None:
+        """Refuse to go on with other images: they would be split and numbered otherwise. Earlier runs noted none."""
+        path = self.path / IMAGES
+        if images is None or not path.exists():
+            return
+        try:
+            begun = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UserError(f"{path}: is damaged; it should hold the classes and the number of their images") from None
+        if begun != images:
+            raise UserError(
+                f"{self.path}: was begun with other images ({_told(begun)}; now {_told(images)}). Give those to go on, "
+                "or another directory to --out"
+            )
 
     def _drop_half_written(self) -> None:
         """Delete checkpoints and weights that a kill left half written; the lock says that nobody else writes here."""
@@ -224,6 +263,17 @@ class RunDirectory:
 
             self._writer = SummaryWriter(str(self.path / "tensorboard"))
         return self._writer
+
+
+def _told(images: Any) -> str:
+    """Tell a census in a few words."""
+    try:
+        classes, parts = [str(name) for name in images["classes"]], images["images"]
+        names = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
+        counts = ", ".join(f"{sum(count)} {part}" for part, count in parts.items())
+    except (KeyError, TypeError, AttributeError):
+        return "unknown ones"
+    return f"classes {names}: {counts}"
 
 
 def _stage_of(line: str) -> str | None:

@@ -20,7 +20,7 @@ from nasb.training.config import StageConfig
 from nasb.training.evaluation import Score, best_of
 from nasb.training.fabric import begin_scaling
 from nasb.training.loop import Stage
-from nasb.training.optimization import learning_rate, set_learning_rate
+from nasb.training.optimization import anneal, learning_rate, set_learning_rate
 from nasb.training.progress import StageProgress
 from nasb.training.race import Race
 from nasb.training.ranks import (
@@ -137,7 +137,8 @@ class SearchStage(Stage):
         yield from zip(weights, alpha(), strict=False)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the training mode."""
+        """Set the phase's sharpness and the training mode."""
+        anneal(self.network, epoch, self.epochs)
         self.network.train()
         self.images = self.data.images_per_step("weights") * (2 if self._moves_alpha(epoch) else 1)
 
@@ -221,6 +222,7 @@ class SearchStage(Stage):
         """Return losses, entropy of alpha, expected OPs and the histogram of the derived operations."""
         weights, alpha = self.weights_score.take(), self.alpha_score.take()
         self.searcher.end_epoch()
+        as_on_first_((value for edge in self.searcher.edges for value in (edge.alpha, edge.base)), self.fabric)
         report = self.searcher.report()
         metrics: dict[str, Any] = {
             "weights_loss": weights.loss,

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasb.binary import after_step, set_sharpness
+from nasb.binary import after_step
 from nasb.data import ImageData
 from nasb.errors import UserError
 from nasb.seeding import derive_seed
@@ -16,6 +16,7 @@ from nasb.training.evaluation import Score, evaluate
 from nasb.training.fabric import begin_scaling
 from nasb.training.loop import Stage
 from nasb.training.optimization import (
+    anneal,
     create_optimizer,
     distillation_loss,
     learning_rate,
@@ -25,9 +26,6 @@ from nasb.training.ranks import average_, begin_equal, pieces, running_statistic
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-ANNEALING = (0.1, 10.0)
-"""Sharpness of the tanh_annealed surrogate at the first and at the last epoch (IR-Net, arXiv 1909.10788)."""
 
 
 class TrainStage(Stage):
@@ -95,8 +93,7 @@ class TrainStage(Stage):
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the phase's sharpness and the training mode."""
-        first, last = ANNEALING
-        set_sharpness(self.network, first * (last / first) ** (epoch / max(self.epochs - 1, 1)))
+        anneal(self.network, epoch, self.epochs)
         self.network.train()
 
     def step(self, epoch: int, step: int, batch: tuple[Tensor, Tensor]) -> None:
