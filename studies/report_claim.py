@@ -241,14 +241,16 @@ def headroom(claim: Claim, data: str) -> str:
     )
     if REAL not in there or not best:
         return ""
-    gaps = []
+    gaps, runs = [], 1
     for name in (best, SEARCHED):
         if name in there:
             real, binary = _alike(claim, data, REAL, name)
             gaps.append(f"{difference(real, binary)[0]:.2f} above {METHODS[name].label}")
+            runs = real.n
     return (
         f"What there is to win: with the same training the {METHODS[REAL].label} is {' and '.join(gaps)}. "
-        "A binary network of its shape is hardly expected to pass it in as many epochs; it is one run."
+        "A binary network of its shape is hardly expected to pass it in as many epochs. Runs of it: "
+        f"{runs}."
     )
 
 
