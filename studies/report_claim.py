@@ -246,7 +246,7 @@ def headroom(claim: Claim, data: str) -> str:
         if name in there:
             real, binary = _alike(claim, data, REAL, name)
             gaps.append(f"{difference(real, binary)[0]:.2f} above {METHODS[name].label}")
-            runs = real.n
+            runs = len(real.values)
     return (
         f"What there is to win: with the same training the {METHODS[REAL].label} is {' and '.join(gaps)}. "
         "A binary network of its shape is hardly expected to pass it in as many epochs. Runs of it: "
