@@ -98,6 +98,7 @@ def test_what_is_not_counted_is_said(command: Command, tmp_path: Path) -> None:
         (("no*such",), ('"no*such" matches no network',)),
         (("nasb_*",), ('"nasb_*" matches no network that has a cost',)),
         (("nasb_resnet20",), ("nasb_resnet20: is searchable", "architecture.json")),
+        (("nasb_torchvision/squeezenet1_1",), ("nasb_torchvision/squeezenet1_1: is searchable",)),
         (("bnn_resnet20", "--format", "markdwn"), ('--format: unknown format "markdwn"', "closest: markdown")),
         (("bnn_resnet20", "--input-size", "32"), ('--input-size is "32"',)),
         (("bnn_alexnet", "--input-size", "3x32x32"), ("bnn_alexnet: count: ", "does not run")),

@@ -278,6 +278,7 @@ class TestWithEngine:
         path = tmp_path / "plain.onnx"
         nasb.export_onnx(tiny_architecture().build().eval(), path, (1, 8, 8))
         refused("bench", path, "--against", "torch", says=("plain.onnx", "--real-network"))
+        refused("bench", path, "--real-network", "resnet20", says=("--real-network is for peers that run it",))
         arguments = ("--real-network", "resnet20", "--against", "torch", "--rounds", 1, "--json")
         result = command("bench", path, *arguments)
         assert [peer["name"] for peer in json.loads(result.out)["peers"]] == ["nasb-engine", "torch"]

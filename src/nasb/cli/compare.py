@@ -68,13 +68,12 @@ def expand(names: Sequence[str]) -> list[str]:
         UserError: nothing matches a wildcard, or a name is that of a searchable network.
     """
     from nasb.networks import list_networks
-    from nasb.networks.registry import SEARCHED
+    from nasb.networks.registry import SEARCHED, is_searchable
 
     found: dict[str, None] = {}
-    known = list_networks()
     for name in names:
         if not any(sign in name for sign in WILDCARDS):
-            if name in known and name.startswith(SEARCHED):
+            if is_searchable(name):
                 raise UserError(
                     f"{name}: is searchable, so it has no cost of its own; give an architecture.json or a run directory"
                 )

@@ -111,6 +111,8 @@ def bench_command(arguments: Sequence[str]) -> None:
     for name in against:
         if name not in PEERS:
             raise UserError(unknown_name("peer", name, PEERS))
+    if values.real_network is not None and not against:
+        raise UserError("--real-network is for peers that run it; give --against")
     if values.plugin is not None:
         from nasb.plugin import load_plugin
 

@@ -9,6 +9,7 @@ one name each (nasb.networks.rivals).
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,6 +157,13 @@ def _split(name: str) -> tuple[str, str]:
     if name in HOSTS or is_of_family(name) or is_factory(name):
         return "", name
     raise UserError(unknown_name("network", name, list_networks()))
+
+
+def is_searchable(name: str) -> bool:
+    """Whether a name is that of a registered host with a cell to search: "nasb_resnet18"."""
+    with suppress(UserError):
+        return _split(name)[0] == SEARCHED
+    return False
 
 
 def host_of(name: str) -> str:
