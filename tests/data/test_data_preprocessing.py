@@ -89,6 +89,7 @@ def test_record_goes_through_json() -> None:
         (GOOD | {"channels": 2}, "preprocessing.channels is 2; give 1 (grey) or 3 (RGB)"),
         (GOOD | {"size": "24"}, "preprocessing.size is '24'; give an integer >= 1"),
         (GOOD | {"size": 0}, "preprocessing.size is 0; give an integer >= 1"),
+        (GOOD | {"resize": 10**12}, "preprocessing.resize is 1000000000000; give at most 65,535"),
         (GOOD | {"resize": 23}, "preprocessing.resize is 23; give an integer >= preprocessing.size (24)"),
         (GOOD | {"mean": [0.5]}, "preprocessing.mean is [0.5]; give 3 finite number(s)"),
         (GOOD | {"mean": 0.5}, "preprocessing.mean is 0.5; give 3 finite number(s)"),

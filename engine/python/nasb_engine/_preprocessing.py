@@ -14,6 +14,9 @@ from nasb_engine._core import EngineError
 Pixels = npt.NDArray[np.uint8]
 Real = npt.NDArray[np.float32]
 
+LARGEST_SIDE = 65_535
+"""Pixels, of an image that a network reads and of what it is cut out of."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -44,6 +47,8 @@ class Preprocessing:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise EngineError(f"preprocessing.{name} is {value!r}; give an integer >= 1")
+            if value > LARGEST_SIDE:
+                raise EngineError(f"preprocessing.{name} is {value}; give at most {LARGEST_SIDE:,}")
         if self.channels not in (1, 3):
             raise EngineError(f"preprocessing.channels is {self.channels}; give 1 (grey) or 3 (RGB)")
         if self.resize < self.size:

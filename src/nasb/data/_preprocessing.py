@@ -13,6 +13,9 @@ from torch import Tensor
 from nasb.data._sources import Pixels
 from nasb.errors import UserError
 
+LARGEST_SIDE = 65_535
+"""Pixels, of an image that a network reads and of what it is cut out of."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -44,6 +47,8 @@ class Preprocessing:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(f"preprocessing.{name} is {value!r}; give an integer >= 1")
+            if value > LARGEST_SIDE:
+                raise UserError(f"preprocessing.{name} is {value}; give at most {LARGEST_SIDE:,}")
         if self.channels not in (1, 3):
             raise UserError(f"preprocessing.channels is {self.channels}; give 1 (grey) or 3 (RGB)")
         if self.resize < self.size:
