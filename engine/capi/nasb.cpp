@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -81,10 +82,13 @@ nasb::Options options_of(const nasb_options* options) {
 
 std::vector<std::string> read_class_names(const std::string& text) {
   std::vector<std::string> names;
+  std::set<std::string> different;
   const nasb::json::Value list = nasb::json::parse(text);
   for (const nasb::json::Value& item : list.items) {
     if (item.kind != nasb::json::Kind::kText) break;
     names.push_back(item.text);
+    if (!different.insert(item.text).second)
+      throw nasb::Error(nasb::ErrorCode::kFile, "names \"" + item.text + "\" twice");
   }
   if (list.kind != nasb::json::Kind::kList || names.size() != list.items.size()) {
     throw nasb::Error(nasb::ErrorCode::kFile, "is not a list of texts");
@@ -216,8 +220,7 @@ nasb_status nasb_preprocess(const nasb_session* session, const uint8_t* pixels, 
     if (session == nullptr || pixels == nullptr || image == nullptr) refuse("session, pixels or image is NULL");
     if (!session->preprocessing)
       refuse("the file does not say how images are prepared (no metadata \"nasb.preprocessing\")");
-    if (width < 1 || height < 1 || (channels != 1 && channels != 3))
-      refuse("width, height or channels is not accepted");
+    session->preprocessing->check(width, height, channels);
     nasb::Image given{width, height, channels, {}};
     given.pixels.assign(
         pixels, pixels + static_cast<size_t>(width) * static_cast<size_t>(height) * static_cast<size_t>(channels));

@@ -171,6 +171,9 @@ std::vector<int64_t> Lowering::ints(const char* key, size_t count, int64_t other
 std::vector<float> Lowering::per_channel(size_t i, const Tensor& of) const {
   const onnx::Tensor& t = constant(i);
   std::vector<float> v = t.floats();
+  if (t.dims.size() > static_cast<size_t>(of.rank))
+    fail("input " + std::to_string(i) + " has " + std::to_string(t.dims.size()) + " axes, its other one has " +
+         std::to_string(of.rank));
   if (v.size() == 1) return std::vector<float>(of.channels, v[0]);
   std::vector<int64_t> dims = t.dims, wanted(of.rank - 1, 1);
   wanted[0] = of.channels;

@@ -92,10 +92,12 @@ void Lowering::slice() {
   if (ends.size() != starts.size() || axes.size() != starts.size() || steps.size() != starts.size())
     fail("starts, ends, axes and steps differ in length");
   int begin[3] = {0, 0, 0}, step[3] = {1, 1, 1};
+  bool sliced[3] = {false, false, false};
   for (size_t i = 0; i < starts.size(); ++i) {
     const int64_t axis = axis_of(axes[i], t);
     const int64_t n = size_of(t, axis);
-    if (step[axis - 1] != 1 || begin[axis - 1] != 0) fail("an axis is named twice");
+    if (sliced[axis - 1]) fail("an axis is named twice");
+    sliced[axis - 1] = true;
     int64_t from = starts[i] < 0 ? starts[i] + n : starts[i], to = ends[i] < 0 ? ends[i] + n : ends[i];
     if (to > n) to = n;
     if (from < 0 || to <= from || steps[i] < 1) fail("an empty or reversed slice");

@@ -4,6 +4,8 @@
 namespace nasb {
 namespace {
 
+constexpr int64_t kMostOutputs = 65536;
+
 Tensor output_of(const ConvShape& s) {
   Tensor t;
   t.channels = s.out_channels, t.height = s.out_height, t.width = s.out_width;
@@ -50,7 +52,10 @@ void Lowering::refuse_large_input(const ConvShape& s) const {
 
 int Lowering::group(const Tensor& in, int64_t outputs) const {
   const int64_t g = node_->integer("group", 1);
-  if (g < 1 || in.channels % g || outputs < 1 || outputs % g || outputs > 65536)
+  if (outputs < 1 || outputs > kMostOutputs)
+    fail("has " + std::to_string(outputs) + " output channels; the engine computes 1 to " +
+         std::to_string(kMostOutputs));
+  if (g < 1 || in.channels % g || outputs % g)
     fail("group " + std::to_string(g) + " does not divide " + std::to_string(in.channels) + " input and " +
          std::to_string(outputs) + " output channels");
   return static_cast<int>(g);
@@ -106,6 +111,9 @@ void Lowering::conv() {
   const int in = value(0);
   const onnx::Tensor& w = constant(1);
   if (w.dims.size() != 4) fail("only 2-dimensional convolutions");
+  if (node_->integers("kernel_shape", {w.dims[2], w.dims[3]}) != std::vector<int64_t>{w.dims[2], w.dims[3]})
+    fail("attribute kernel_shape is not that of its weight, " + std::to_string(w.dims[2]) + " x " +
+         std::to_string(w.dims[3]));
   ConvShape s = window(tensor(in), w.dims[2], w.dims[3], false);
   s.groups = group(tensor(in), w.dims[0]);
   s.out_channels = static_cast<int>(w.dims[0]);

@@ -117,7 +117,7 @@ class PoolStep : public Step {
         const int ix = left(p.column + i);
         columns = ix < 0 || ix + reach_ >= s_.in_width ? 1 : (s_.in_width - 1 - reach_ - ix) / s_.stride_width + 1;
         columns = std::min(columns, p.columns - i);
-        int counted = 0;
+        int counted;
         const int taps = window(x, top(p.row + row), ix, p.taps, counted);
         const float factor = 1.0f / static_cast<float>(counted);
         isa_.pool({p.taps, taps, columns, channels, s_.stride_width * channels, channels, false, factor}, made);
@@ -127,17 +127,18 @@ class PoolStep : public Step {
 
   // The taps inside of the image of the window whose corner is there; `counted`: what their average divides by.
   int window(const float* x, int top, int left, const float** taps, int& counted) const {
+    const auto before = [](int first, int count, int dilation, int end) {  // taps that lie before `end`
+      return first >= end ? 0 : std::min(count, (end - 1 - first) / dilation + 1);
+    };
+    const auto rows = [&](int end) { return before(top, s_.kernel_height, s_.dilation_height, end); };
+    const auto columns = [&](int end) { return before(left, s_.kernel_width, s_.dilation_width, end); };
     int n = 0;
-    for (int ky = 0; ky < s_.kernel_height; ++ky) {
-      const int iy = top + ky * s_.dilation_height;
-      const bool row = iy >= 0 && iy < s_.in_height;
-      for (int kx = 0; kx < s_.kernel_width; ++kx) {
-        const int ix = left + kx * s_.dilation_width;
-        const bool inside = row && ix >= 0 && ix < s_.in_width;
-        if (inside) taps[n++] = x + (static_cast<size_t>(iy) * s_.in_width + ix) * s_.in_channels;
-        counted += inside || (count_pads_ && iy < s_.in_height + pad_bottom_ && ix < s_.in_width + pad_right_);
+    for (int ky = rows(0); ky < rows(s_.in_height); ++ky)
+      for (int kx = columns(0); kx < columns(s_.in_width); ++kx) {
+        const size_t iy = top + ky * s_.dilation_height, ix = left + kx * s_.dilation_width;
+        taps[n++] = x + (iy * s_.in_width + ix) * s_.in_channels;
       }
-    }
+    counted = count_pads_ ? rows(s_.in_height + pad_bottom_) * columns(s_.in_width + pad_right_) : n;
     return n;
   }
 

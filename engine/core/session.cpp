@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <set>
 
@@ -79,8 +80,11 @@ struct Session::Impl {
     Graph graph = lower(model);
     for (const Tensor& t : graph.tensors)
       if (!t.name.empty()) names.push_back(t.name);
+    std::map<std::string, int> convolutions;
     for (const Layer& layer : graph.layers)
-      if (layer.op == Op::kBinaryConv) names.push_back(layer.name + ":accumulators");
+      if (layer.op == Op::kBinaryConv) ++convolutions[layer.name];
+    for (const Layer& layer : graph.layers)  // of two with one name it cannot be told which is meant
+      if (layer.op == Op::kBinaryConv && convolutions[layer.name] == 1) names.push_back(layer.name + ":accumulators");
     join_convolutions(graph, {});
     move_before_concat(graph, {});
     plan = make_plan(graph, {}, choice.kernel, *choice.isa);

@@ -41,6 +41,7 @@ std::vector<float> per_channel(const json::Value& table, const std::string& key,
   for (const json::Value& item : value.items) {
     if (item.kind != json::Kind::kNumber)
       fail("\"" + key + "\" is not a list of " + std::to_string(channels) + " numbers");
+    if (!std::isfinite(static_cast<float>(item.number))) fail("\"" + key + "\" holds a number that fp32 does not");
     result.push_back(static_cast<float>(item.number));
   }
   return result;
@@ -92,25 +93,30 @@ Preprocessing Preprocessing::parse(const std::string& text) {
   return result;
 }
 
-void Preprocessing::apply(const Image& given, float* out) const {
-  const int64_t width = given.width, height = given.height;
+std::pair<int64_t, int64_t> Preprocessing::resized(int64_t width, int64_t height) const {
+  if (resize == size) return {size, size};
+  const int64_t shorter = std::min(width, height);
+  return {resize * width / shorter, resize * height / shorter};
+}
+
+void Preprocessing::check(int64_t width, int64_t height, int image_channels) const {
+  const std::string what = "an image of " + std::to_string(width) + " x " + std::to_string(height) + " pixels";
   const bool fits = width >= 1 && height >= 1 && width <= kMaxSide && height <= kMaxSide;
-  if (!fits || (given.channels != 1 && given.channels != 3)) {
-    throw Error(ErrorCode::kArgument, "an image of " + std::to_string(width) + " x " + std::to_string(height) +
-                                          " pixels with " + std::to_string(given.channels) +
+  if (!fits || (image_channels != 1 && image_channels != 3)) {
+    throw Error(ErrorCode::kArgument, what + " with " + std::to_string(image_channels) +
                                           " channels cannot be used; give sides of 1 to " + std::to_string(kMaxSide) +
                                           " pixels, and 1 or 3 channels");
   }
-  int64_t new_width = size, new_height = size;
-  if (resize != size) {
-    new_width = width <= height ? resize : resize * width / height;
-    new_height = width <= height ? resize * height / width : resize;
-  }
+  const auto [new_width, new_height] = resized(width, height);
   if (std::max(width, new_width) * std::max(height, new_height) * channels > kMaxBytes) {
-    throw Error(ErrorCode::kArgument, "an image of " + std::to_string(width) + " x " + std::to_string(height) +
-                                          " pixels cannot be resized to " + std::to_string(new_width) + " x " +
-                                          std::to_string(new_height) + ", which is more than 1 GiB");
+    throw Error(ErrorCode::kArgument, what + " cannot be resized to " + std::to_string(new_width) + " x " +
+                                          std::to_string(new_height) + ", which takes more than 1 GiB");
   }
+}
+
+void Preprocessing::apply(const Image& given, float* out) const {
+  check(given.width, given.height, given.channels);
+  const auto [new_width, new_height] = resized(given.width, given.height);
   const Image image =
       resize_bilinear(to_channels(given, channels), static_cast<int>(new_width), static_cast<int>(new_height));
   const size_t left = static_cast<size_t>(half(image.width - size)),

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "preprocess/resize.h"
@@ -19,9 +20,16 @@ struct Preprocessing {
   // Reads the JSON of the metadata key nasb.preprocessing. Raises Error (kFile) by key.
   static Preprocessing parse(const std::string& json);
 
-  // Resized, cropped, normalized; writes fp32 [channels][size][size]. Raises Error (kArgument) for an empty or enormous
-  // image.
+  // Raises Error (kArgument) for an image that is empty or enormous, has neither 1 nor 3 channels, or would be enormous
+  // when it is resized.
+  void check(int64_t width, int64_t height, int image_channels) const;
+
+  // Resized, cropped, normalized; writes fp32 [channels][size][size]. Checks the image.
   void apply(const Image& image, float* out) const;
+
+ private:
+  // Width and height, before the centre is cut out.
+  std::pair<int64_t, int64_t> resized(int64_t width, int64_t height) const;
 };
 
 }  // namespace nasb

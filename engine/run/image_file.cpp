@@ -36,6 +36,8 @@ class Netpbm {
     image.width = static_cast<int>(number("width", kMaxSide));
     image.height = static_cast<int>(number("height", kMaxSide));
     if (number("largest value", 65535) != 255) refuse(path_, "has more or less than 8 bits per channel");
+    if (!more() || std::isspace(static_cast<unsigned char>(bytes_[at_])) == 0)
+      refuse(path_, "its largest value, 255, is not followed by one white space and the pixels");
     ++at_;
     const size_t size = static_cast<size_t>(image.width) * image.height * image.channels;
     if (at_ > bytes_.size() || bytes_.size() - at_ < size) {

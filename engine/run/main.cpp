@@ -1,14 +1,17 @@
 // nasb-run: classifies an image by a 1-bit ONNX file, without Python. Uses the C API alone.
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <numeric>
 #include <string>
 #include <vector>
 
+#include "core/utf8.h"
 #include "image_file.h"
 #include "nasb.h"
 
@@ -132,18 +135,22 @@ std::string class_name(const nasb_session* session, size_t index) {
   return name == nullptr ? "class " + std::to_string(index) : name;
 }
 
+// As a string of JSON; a path's bytes that are no UTF-8 become U+FFFD.
 std::string quoted(const std::string& text) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(text.data());
   std::string result = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
-      result += '\\';
-      result += c;
-    } else if (static_cast<unsigned char>(c) < 0x20) {
+  for (size_t at = 0, length; at < text.size(); at += std::max(length, size_t{1})) {
+    const uint8_t c = bytes[at];
+    length = nasb::utf8_length(bytes + at, text.size() - at);
+    if (length == 0) {
+      result += "\xEF\xBF\xBD";
+    } else if (c < 0x20) {
       char escape[8];
       std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(c));
       result += escape;
     } else {
-      result += c;
+      if (c == '"' || c == '\\') result += '\\';
+      result.append(text, at, length);
     }
   }
   return result + "\"";
@@ -165,7 +172,7 @@ double quantile(const std::vector<double>& sorted, double share) {
 
 // Of NaN or infinite scores no probability can be made.
 void refuse_infinite(const std::string& model, const std::vector<float>& scores, size_t classes) {
-  const auto found = std::find_if(scores.begin(), scores.end(), [](float score) { return !(score < INFINITY); });
+  const auto found = std::find_if(scores.begin(), scores.end(), [](float score) { return !std::isfinite(score); });
   if (found == scores.end()) return;
   const size_t at = static_cast<size_t>(found - scores.begin());
   throw UserError(model + ": the score of class " + std::to_string(at % classes) + " is " +
@@ -173,7 +180,7 @@ void refuse_infinite(const std::string& model, const std::vector<float>& scores,
                   "; the image or the file's weights are not finite");
 }
 
-int run(const Arguments& arguments) {
+void run(const Arguments& arguments) {
   nasb_options options = NASB_OPTIONS_DEFAULT;
   options.threads = arguments.threads;
   options.kernel = arguments.kernel.c_str();
@@ -218,7 +225,7 @@ int run(const Arguments& arguments) {
       std::printf("]");
     }
     std::printf("]}\n");
-    return 0;
+    return;
   }
   for (size_t i = 0; i < batch; ++i) {
     std::printf("%s%s: ", arguments.image.c_str(), batch > 1 ? ("[" + std::to_string(i) + "]").c_str() : "");
@@ -233,7 +240,6 @@ int run(const Arguments& arguments) {
                 lower, upper, batch, batch > 1 ? "s" : "", arguments.repeat, nasb_threads(made),
                 nasb_threads(made) > 1 ? "s" : "", nasb_kernel(made));
   }
-  return 0;
 }
 
 }  // namespace
@@ -251,7 +257,10 @@ int main(int count, char** words) {
     }
   }
   try {
-    return run(parse(count, words));
+    run(parse(count, words));
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+      throw UserError(std::string("the result cannot be written: ") + std::strerror(errno));
+    return 0;
   } catch (const UserError& error) {
     std::fprintf(stderr, "nasb-run: %s\n", error.what());
     return 2;

@@ -159,6 +159,9 @@ def test_refusals(library: ctypes.CDLL, model_file: ModelFile, tmp_path: Path) -
     (tmp_path / "names.onnx").write_bytes(path.read_bytes().replace(b'["cat", "dog", ', b'["cat",        '))
     assert create(library, tmp_path / "names.onnx")[0] == FILE
     assert "nasb.class_names" in says()
+    (tmp_path / "twice.onnx").write_bytes(path.read_bytes().replace(b'"dog"', b'"cat"'))
+    assert create(library, tmp_path / "twice.onnx")[0] == FILE
+    assert says().endswith('metadata "nasb.class_names": names "cat" twice')
     assert create(library, path, ctypes.byref(Options(3, 0, None)))[0] == ARGUMENT
     assert "NASB_OPTIONS_DEFAULT" in says()
     assert create(library, path, ctypes.byref(Options(ctypes.sizeof(Options), -1, None)))[0] == ARGUMENT

@@ -1,17 +1,23 @@
 """nasb-engine in a process that can import neither torch nor nasb, as on a board."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from PIL import Image
+from onnx import helper, numpy_helper
+from PIL import Image, ImageFile
 
 import nasb_engine
 from engine_places import Engine
+from nasb_engine import cli
 from nasb_engine.evaluation import _ranks, evaluate, softmax
-from tiny_models import CLASSES
+from tiny_models import CLASSES, PREPROCESSING
 
 ModelFile = Callable[[str], Path]
 
@@ -73,7 +79,77 @@ def test_predict_goes_on_after_an_unreadable_image(engine: Engine, model_file: M
     first, second, last = done.stderr.splitlines()
     assert f'image "{pictures[1]}" cannot be read' in first
     assert 'image "nothing.jpg" does not exist' in second
-    assert last == "nasb-engine: 2 of 4 images could not be read"
+    assert last == "nasb-engine: 2 of 4 images have no prediction"
+
+
+def test_images_without_a_prediction(
+    model_file: ModelFile, pictures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (1, 40_000)).save(pictures[0])
+    model = onnx.load(model_file("classifier"))
+    steps = dict(PREPROCESSING, resize=10_000)
+    helper.set_model_props(model, {"nasb.preprocessing": json.dumps(steps)})
+    model.graph.initializer[-1].CopyFrom(numpy_helper.from_array(np.array([0, np.nan, 0, 0], np.float32), "last"))
+    model.graph.node[-1].input[2] = "last"
+    path = pictures[0].parent / "damaged.onnx"
+    onnx.save(model, path)
+    assert cli.main(["predict", str(path), *map(str, pictures[:2]), "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {}
+    long, nan, _ = err.splitlines()
+    assert f'image "{pictures[0]}" cannot be prepared: an image of 1 x 40,000 pixels cannot be resized to' in long
+    assert nan.endswith(f'image "{pictures[1]}": the score of class 1 is nan; the file\'s weights are damaged')
+
+
+def test_an_image_for_which_there_is_no_memory_is_left_out(
+    model_file: ModelFile, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(self: Image.Image) -> None:
+        if self.size == (14, 16):
+            raise MemoryError
+        original(self)
+
+    original = ImageFile.ImageFile.load
+    Image.new("RGB", (20, 20)).save(folder / "cat" / "small.png")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    found = evaluate(nasb_engine.Session(model_file("classifier")), folder)
+    assert found.images == 1
+    assert all(
+        reason.endswith("cannot be read: not enough memory; replace or remove it")
+        for reason in found.unreadable.values()
+    )
+
+
+def test_names_that_the_output_cannot_show(engine: Engine, model_file: ModelFile, pictures: list[Path]) -> None:
+    strange = pictures[0].with_name(os.fsdecode(b"caf\xe9.png"))
+    pictures[0].rename(strange)
+    done = engine("predict", model_file("classifier"), strange)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(pictures[0].parent / r"caf\udce9.png: "))
+    assert engine("evaluate", model_file("classifier"), "~nobody-of-that-name").returncode == 2
+
+
+def test_a_closed_output_is_no_traceback(model_file: ModelFile) -> None:
+    command = f'"{sys.executable}" -m nasb_engine info "{model_file("classifier")}" >&-'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(
+    model_file: ModelFile,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def scandir(path: object) -> object:
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    original = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert cli.main(["evaluate", str(model_file("classifier")), str(folder)]) == 2
+    assert capsys.readouterr().err == f"nasb-engine: {folder}/cat/more: Permission denied\n"
 
 
 def test_evaluate(engine: Engine, model_file: ModelFile, folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from onnx import AttributeProto, ModelProto, TensorProto, helper
 
 import nasb_engine
-from tiny_models import linear
+from tiny_models import Builder, linear
 
 
 def load(model: ModelProto | bytes) -> "nasb_engine.Session":
@@ -235,6 +235,45 @@ def test_damage_is_refused_with_what_and_where(
     assert "\n" not in message
     for part in says:
         assert part in message
+
+
+def other_kernel(b: Builder) -> str:
+    weights = b.reals(4, 3, 3, 3)
+    return b.node("Conv", "images", weights, pads=[1] * 4, kernel_shape=[5, 5])
+
+
+def many_outputs(b: Builder) -> str:
+    return b.node("Conv", "images", b.reals(70_000, 3, 1, 1))
+
+
+def uneven_groups(b: Builder) -> str:
+    return b.node("Conv", "images", b.reals(4, 2, 1, 1), group=2)
+
+
+def constant_of_more_axes(b: Builder) -> str:
+    pooled = b.node("Flatten", b.node("GlobalAveragePool", "images"))
+    return b.node("Add", pooled, b.reals(1, 1, 1))
+
+
+def sliced_twice(b: Builder) -> str:
+    whole, part = (0, 0), (8, 4)
+    return b.node("Slice", "images", b.integers(*whole), b.integers(*part), b.integers(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (other_kernel, 'layer0" (Conv): attribute kernel_shape is not that of its weight, 3 x 3'),
+        (many_outputs, 'layer0" (Conv): has 70000 output channels; the engine computes 1 to 65536'),
+        (uneven_groups, "group 2 does not divide 3 input and 4 output channels"),
+        (constant_of_more_axes, 'layer2" (Add): input 1 has 3 axes, its other one has 2'),
+        (sliced_twice, "an axis is named twice"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(build: Callable[[Builder], str], says: str) -> None:
+    b = Builder()
+    with pytest.raises(nasb_engine.EngineError, match=re.escape(says)):
+        load(b.model(build(b), metadata={}))
 
 
 def test_the_byte_in_a_message_is_where_the_fault_is() -> None:

@@ -175,6 +175,18 @@ def test_pooling_by_itself_and_with_what_follows(
                         np.testing.assert_allclose(found, values, 1e-6, 1e-6, err_msg=f"{one.name} {operator} {name}")
 
 
+@pytest.mark.parametrize("count_pads", [0, 1])
+def test_a_window_far_larger_than_the_image(count_pads: int) -> None:
+    b = Builder()
+    window = {"kernel_shape": [4001, 4001], "strides": [9, 7], "pads": [2000] * 4, "count_include_pad": count_pads}
+    mean = b.node("AveragePool", "images", **window)
+    images = np.random.default_rng(0).standard_normal((1, 3, 11, 13)).astype(np.float32)
+    session = Session(b.model(b.head(mean, 3), (3, 11, 13)).SerializeToString())
+    found = session.run(images, outputs=[mean])[mean]  # minutes, were each tap outside of the image looked at
+    expected = images.mean((2, 3), keepdims=True) * (11 * 13 / 4001**2 if count_pads else 1)
+    np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), 1e-5)
+
+
 def test_a_pooling_window_without_a_pixel_is_refused():
     b = Builder()
     pooled = b.node("MaxPool", "images", kernel_shape=[2, 2], dilations=[3, 3], pads=[1, 1, 2, 2])

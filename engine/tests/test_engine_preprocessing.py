@@ -1,6 +1,8 @@
 """Preprocessing is equal, to the last bit, to nasb's own and to the C++ twin behind the C API."""
 
 import ctypes
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -101,10 +103,12 @@ def _json(steps: nasb_engine.Preprocessing) -> str:
         ((2, 8, 8, (0, 0), (1, 1)), "channels is 2"),
         ((3, 0, 8, (0,) * 3, (1,) * 3), "size is 0"),
         ((3, 8, 7, (0,) * 3, (1,) * 3), "resize is 7"),
-        ((3, 8, 10**12, (0,) * 3, (1,) * 3), "resize is 1000000000000; give at most 65,535"),
+        ((3, 8, 10**12, (0,) * 3, (1,) * 3), "resize is 1000000000000; give at most 65,536"),
         ((3, 8, 8, (0,), (1,) * 3), "mean is"),
         ((3, 8, 8, (0,) * 3, (1, 1, float("nan"))), "std is"),
         ((3, 8, 8, (0,) * 3, (1, 1, 0)), "above 0"),
+        ((3, 8, 8, (0,) * 3, (1, 1, 1e-50)), "above 0 in fp32"),
+        ((3, 8, 8, (0, 0, 1e39), (1,) * 3), "mean is"),
         ((3, 8, 8, (0, 0, 10**400), (1,) * 3), "mean is"),
         ((True, 8, 8, (0,), (1,)), "channels is True"),
     ],
@@ -119,6 +123,42 @@ def test_batch() -> None:
     images = [image_of(20, 14), image_of(9, 30)]
     assert np.array_equal(steps.batch(images), np.stack([steps(image) for image in images]))
     assert steps.batch([]).shape == (0, 3, 8, 8)
+
+
+def test_an_image_that_would_be_enormous_is_refused_as_by_the_c_api(native: Path) -> None:
+    steps = steps_of(3, 224, 256)
+    assert steps.resized(1, 5461) == (256, 1_398_016)  # just below 1 GiB
+    with pytest.raises(nasb_engine.EngineError, match=r"1 x 5,462 pixels cannot be resized to 256 x 1,398,272, which"):
+        steps(Image.new("RGB", (1, 5462)))
+    library = ctypes.CDLL(str(native / "libnasb.so"))
+    library.nasb_last_error.restype = ctypes.c_char_p
+    b = Builder()
+    metadata = {"nasb.preprocessing": _json(steps)}
+    data = b.model(b.head(b.conv("images", 3, 4), 4), (3, 224, 224), 4, metadata).SerializeToString()
+    session = ctypes.c_void_p()
+    assert library.nasb_create_from_memory(data, ctypes.c_size_t(len(data)), None, ctypes.byref(session)) == 0
+    found, pixels = np.empty((3, 224, 224), np.float32), np.zeros((1, 1, 3), np.uint8)
+    pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (pixels, found)]
+    for width, height, says in [
+        (1, 5462, "more than 1 GiB"),
+        (5462, 1, "more than 1 GiB"),
+        (2**30, 2**30, "cannot be"),
+    ]:
+        # Refused before one pixel is read: there is one alone.
+        assert library.nasb_preprocess(session, pointers[0], width, height, 3, pointers[1]) != 0
+        assert says in library.nasb_last_error().decode()
+    library.nasb_destroy(session)
+
+
+def test_reading_threads_leave_the_filters_of_warnings_as_they_were(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(60)]
+    for path in paths:
+        Image.new("RGB", (40, 40)).save(path)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            list(pool.map(load_image, paths))
+    assert warnings.filters == before
 
 
 def test_a_large_image_is_read_without_a_warning_and_a_huge_one_refused(

@@ -133,6 +133,7 @@ def test_wrong_inputs_are_one_line(nasb_run: Run, model_file: ModelFile, tmp_pat
         "huge.ppm": b"P6 65536 65536 255\nabc",
         "deep.ppm": b"P6 1 1 65535\nabcdef",
         "size.ppm": b"P6 0 20 255\n",
+        "comment.ppm": b"P6 1 1 255# a comment\nabc",
         "other.jpg": b"\xff\xd8\xff",
     }
     for name, data in files.items():
@@ -140,6 +141,8 @@ def test_wrong_inputs_are_one_line(nasb_run: Run, model_file: ModelFile, tmp_pat
     damaged = np.zeros((2, 3, 8, 8), np.float32)
     damaged[1, 0, 0, 0] = np.nan
     np.save(tmp_path / "nan.npy", damaged)
+    damaged[1, 0, 0, 0] = np.inf
+    np.save(tmp_path / "infinite.npy", damaged)
     np.save(tmp_path / "double.npy", np.zeros((3, 8, 8)))
     np.save(tmp_path / "fortran.npy", np.asfortranarray(np.zeros((3, 8, 8), np.float32)))
     np.save(tmp_path / "shape.npy", np.zeros((3, 9, 8), np.float32))
@@ -160,6 +163,7 @@ def test_wrong_inputs_are_one_line(nasb_run: Run, model_file: ModelFile, tmp_pat
         ((model, tmp_path), f"{tmp_path}: cannot be read: Is a directory"),
         ((model, "nan.npy"), "the score of class 0 is NaN for image 1"),
         ((model, "nan.npy", "--json"), "the score of class 0 is NaN for image 1"),
+        ((model, "infinite.npy"), "for image 1; the image or the file's weights are not finite"),
         ((model, picture, "--threads", "257"), "threads is 257"),
         ((model, "empty.npy"), "neither .npy"),
         ((model, "cut.npy"), "cut off"),
@@ -168,6 +172,7 @@ def test_wrong_inputs_are_one_line(nasb_run: Run, model_file: ModelFile, tmp_pat
         ((model, "huge.ppm"), "12884901888 bytes"),
         ((model, "deep.ppm"), "8 bits"),
         ((model, "size.ppm"), "width"),
+        ((model, "comment.ppm"), "not followed by one white space and the pixels"),
         ((model, "other.jpg"), "nasb-engine predict"),
         ((model, "double.npy"), "<f8"),
         ((model, "fortran.npy"), "ascontiguousarray"),
@@ -182,6 +187,22 @@ def test_wrong_inputs_are_one_line(nasb_run: Run, model_file: ModelFile, tmp_pat
         assert done.stderr.startswith("nasb-run: ")
         assert len(done.stderr.splitlines()) == 1
         assert says in done.stderr, (arguments, done.stderr)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_result_that_cannot_be_written_is_an_error(native: Path, model_file: ModelFile, picture: Path) -> None:
+    command = [native / "nasb-run", model_file("classifier"), picture]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "nasb-run: the result cannot be written: No space left on device\n")
+
+
+def test_json_is_utf8_whatever_the_path(native: Path, model_file: ModelFile, picture: Path) -> None:
+    strange = picture.with_name(os.fsdecode(b'caf\xe9 \xed\xa0\x80 "\x01 \xf0\x9f\x90\x88.ppm'))
+    picture.rename(strange)
+    command = [native / "nasb-run", model_file("classifier"), strange, "--json"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert Path(json.loads(done.stdout)["image"]).name == 'caf\ufffd \ufffd\ufffd\ufffd "\x01 \N{CAT}.ppm'
 
 
 SMALL = [case for case in (*CORNERS, *covering(LEVELS, 1_000_000)[::7]) if case.macs <= 3_000_000]

@@ -158,6 +158,7 @@ def test_options_are_checked(options: dict[str, object], says: str) -> None:
         ("nasb.class_names", "[1, 2, 3, 4]", "not a list of texts"),
         ("nasb.class_names", '["cat"]', r"1 names, but the network's output is \[4\]"),
         ("nasb.class_names", "{", "not a list"),
+        ("nasb.class_names", '["cat", "dog", "cat", "cow"]', "names 'cat' twice"),
         ("nasb.preprocessing", "[]", "a table of channels"),
         ("nasb.preprocessing", "{", "not valid JSON"),
         ("nasb.preprocessing", '{"channels": 3}', 'lacks the key "size"'),
@@ -231,6 +232,19 @@ def test_joined_parts_equal_those_computed_one_by_one(kind: str, behind: str) ->
     names = [name for name in session.tensor_names if not name.endswith(":accumulators")]
     apart = session.run(images, outputs=names)  # every tensor is kept, so nothing is fused
     np.testing.assert_allclose(session.run(images), apart[names[-1]], rtol=1e-5, atol=1e-5)
+
+
+def test_accumulators_of_two_convolutions_with_one_name_are_not_offered(x_NCHW: np.ndarray) -> None:  # noqa: N803
+    model = binary_zoo()
+    first, second, *others = [node for node in model.graph.node if node.op_type == "BinaryConv2d"]
+    second.name = first.name
+    session = session_of(model)
+    assert [name for name in session.tensor_names if name.endswith(":accumulators")] == [
+        f"{node.name}:accumulators" for node in others
+    ]
+    name = f"{others[0].name}:accumulators"
+    found = session.run(x_NCHW, outputs=[name])[name]
+    assert np.array_equal(found, session_of(binary_zoo()).run(x_NCHW, outputs=[name])[name])
 
 
 def test_many_threads_give_the_same_results() -> None:

@@ -70,7 +70,7 @@ class TestWithEngine:
         assert result.code == 2
         assert result.err.splitlines() == [
             'nasb: image "nothing.png" does not exist',
-            "nasb: 1 of 2 images could not be read",
+            "nasb: 1 of 2 images have no prediction",
         ]
 
     def test_evaluate(self, exported: Path, model: Path, command: Command) -> None:

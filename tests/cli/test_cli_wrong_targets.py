@@ -3,12 +3,16 @@
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from nasb.model_file import load_target
 from nasb.networks import create_network
 from tests.cli.conftest import Command, Refused, cut, tiny_architecture
 
@@ -101,7 +105,25 @@ def test_predict_without_an_image(command: Command, model: Path, tmp_path: Path,
     first, last = result.err.splitlines()
     assert first.startswith("nasb: image ")
     assert str(image) in first
-    assert last == "nasb: 1 of 1 images could not be read"
+    assert last == "nasb: 1 of 1 images have no prediction"
+
+
+def test_predict_with_an_image_too_long_and_with_lost_weights(
+    command: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_target(model)
+    monkeypatch.setattr("nasb.model_file.load_target", lambda target: loaded)
+    object.__setattr__(loaded, "preprocessing", replace(loaded.preprocessing, resize=10_000))
+    Image.new("L", (1, 60_000)).save(tmp_path / "long.png")
+    Image.new("L", (8, 8)).save(tmp_path / "small.png")
+    with torch.no_grad():
+        list(loaded.network.parameters())[-1].fill_(torch.nan)
+    result = command("predict", model, tmp_path / "long.png", tmp_path / "small.png")
+    assert result.code == 2
+    assert result.out == ""
+    long, small, _ = result.err.splitlines()
+    assert f'image "{tmp_path / "long.png"}" cannot be prepared: an image of 1 x 60,000 pixels' in long
+    assert small.endswith("small.png\": the network's scores are not finite; the weights are damaged")
 
 
 # Looking at networks

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from nasb.data import DataConfig, ImageData, load_image, open_data
@@ -212,3 +213,19 @@ def test_wrong_parts_and_numbers_are_refused(open_kind: Callable[..., ImageData]
         data.train_batches("train", seed=0, epoch=0, rank=2, world_size=2)
     with pytest.raises(ValueError, match="batch_size is 0"):
         data.evaluation_batches("train", batch_size=0)
+
+
+def test_an_image_that_would_be_enormous_is_named(make_folder: MakeFolder) -> None:
+    root = make_folder({"train": 4, "val": 2}, classes=("ant", "bee"))
+    long = next((root / "val" / "ant").iterdir()).with_name("long.png")
+    Image.new("RGB", (1, 60_000)).save(long)
+    data = open_data(DataConfig(name="folder", root=str(root), image_size=256, batch_size=8, in_memory=False), seed=0)
+    with pytest.raises(UserError, match=f'image "{long}" cannot be prepared: an image of 1 x 60,000 pixels cannot'):
+        list(data.evaluation_batches("validation"))
+
+
+def test_the_share_for_alpha_is_exact(make_folder: MakeFolder) -> None:
+    root = make_folder({"train": 5}, classes=("ant", "bee"))
+    config = DataConfig(name="folder", root=str(root), image_size=8, validation_fraction=0.0)
+    data = open_data(config, seed=0, alpha_share=0.7)  # 10 * (1 - 0.7) is a little more than 3 in floating point
+    assert data.size("weights") == 3

@@ -89,12 +89,14 @@ def test_record_goes_through_json() -> None:
         (GOOD | {"channels": 2}, "preprocessing.channels is 2; give 1 (grey) or 3 (RGB)"),
         (GOOD | {"size": "24"}, "preprocessing.size is '24'; give an integer >= 1"),
         (GOOD | {"size": 0}, "preprocessing.size is 0; give an integer >= 1"),
-        (GOOD | {"resize": 10**12}, "preprocessing.resize is 1000000000000; give at most 65,535"),
+        (GOOD | {"resize": 10**12}, "preprocessing.resize is 1000000000000; give at most 65,536"),
         (GOOD | {"resize": 23}, "preprocessing.resize is 23; give an integer >= preprocessing.size (24)"),
         (GOOD | {"mean": [0.5]}, "preprocessing.mean is [0.5]; give 3 finite number(s)"),
         (GOOD | {"mean": 0.5}, "preprocessing.mean is 0.5; give 3 finite number(s)"),
         (GOOD | {"std": [1, 1, "1"]}, "preprocessing.std is [1, 1, '1']; give 3 finite number(s)"),
         (GOOD | {"std": [1, 1, float("nan")]}, "preprocessing.std is [1, 1, nan]; give 3 finite number(s)"),
+        (GOOD | {"std": [1, 1, 1e-50]}, "each standard deviation must be above 0 in fp32"),
+        (GOOD | {"mean": [1, 1, 1e39]}, "give 3 finite number(s)"),
         (GOOD | {"mean": [1, 1, 10**400]}, "give 3 finite number(s)"),
         (GOOD | {"std": [1, 1, 0]}, "preprocessing.std is (1.0, 1.0, 0.0); each standard deviation must be above 0"),
     ],
@@ -102,6 +104,14 @@ def test_record_goes_through_json() -> None:
 def test_refused_records_are_named(record: Any, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         Preprocessing.from_dict(record)
+
+
+def test_an_image_that_would_be_enormous_is_refused() -> None:
+    steps = Preprocessing.from_dict(GOOD | {"size": 224, "resize": 256})
+    assert steps.resized(1, 5461) == (256, 1_398_016)
+    message = "an image of 5,462 x 1 pixels cannot be resized to 1,398,272 x 256, which takes more than 1 GiB"
+    with pytest.raises(UserError, match=message):
+        steps.pixels(Image.new("RGB", (5462, 1)))
 
 
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:

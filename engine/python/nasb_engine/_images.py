@@ -3,10 +3,10 @@
 import os
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -27,6 +27,7 @@ _DAMAGED = (
     TypeError,
     AttributeError,
     RuntimeError,
+    MemoryError,
     struct.error,
     Image.DecompressionBombError,
 )
@@ -45,12 +46,15 @@ def _endings() -> frozenset[str]:
     return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in formats)
 
 
-@contextmanager
-def _without_size_warning() -> Iterator[None]:
-    """Let images of 89 to 179 million pixels pass without Pillow's warning; it refuses larger ones."""
-    with warnings.catch_warnings():
+_OPENING = Lock()
+"""The filters of warnings belong to the process: of threads that change them in turn, each puts back what it found."""
+
+
+def _open(path: str | os.PathLike[str]) -> Image.Image:
+    """Open an image of up to 179 million pixels, without Pillow's warning from 89 on; it refuses larger ones."""
+    with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
+        return Image.open(path, formats=_formats())
 
 
 def load_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -62,7 +66,7 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
         EngineError: the file is missing, truncated, not an image, or has 32-bit pixels of unknown range.
     """
     try:
-        with _without_size_warning(), Image.open(path, formats=_formats()) as image:
+        with _open(path) as image:
             image.load()
             return _to_8_bits(image)
     except FileNotFoundError as error:
@@ -70,8 +74,13 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
     except UnidentifiedImageError as error:
         raise EngineError(f'image "{Path(path)}" cannot be read: not an image that Pillow decodes') from error
     except _DAMAGED as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).rstrip(".")
-        raise EngineError(f'image "{Path(path)}" cannot be read: {reason}; replace or remove it') from error
+        raise EngineError(f'image "{Path(path)}" cannot be read: {_reason(error)}; replace or remove it') from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error).rstrip(".")
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -97,7 +106,7 @@ def list_folder(folder: str | os.PathLike[str], class_names: Sequence[str]) -> l
     Raises:
         EngineError: no such folder, no class folders, a folder that is none of the classes, or no images.
     """
-    root = Path(folder).expanduser()
+    root = Path(os.path.expanduser(folder))  # noqa: PTH111 - Path.expanduser raises for "~nobody"
     if not root.is_dir():
         raise EngineError(f'"{folder}" {"is not a folder" if root.exists() else "does not exist"}')
     found = _subfolders(root)
@@ -127,9 +136,13 @@ def _leads_back(folder: Path) -> bool:
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def _image_files(folder: Path) -> list[Path]:
     found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(Path(place, name))]
         found += [
             Path(place, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() in _endings()

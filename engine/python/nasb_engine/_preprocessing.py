@@ -1,7 +1,6 @@
 """From an image to the network's input, without torch: equal to nasb's own (nasb/data/_preprocessing.py)."""
 
 import json
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
@@ -14,8 +13,12 @@ from nasb_engine._core import EngineError
 Pixels = npt.NDArray[np.uint8]
 Real = npt.NDArray[np.float32]
 
-LARGEST_SIDE = 65_535
+LARGEST_SIDE = 65_536
 """Pixels, of an image that a network reads and of what it is cut out of."""
+LARGEST_BYTES = 2**30
+"""Of a resized image, and of what is between the two passes of resizing."""
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
+"""Of means and standard deviations, which fp32 holds."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class Preprocessing:
             raise EngineError(f"preprocessing.resize is {self.resize}; give an integer >= the size ({self.size})")
         for name in ("mean", "std"):
             object.__setattr__(self, name, _per_channel(name, getattr(self, name), self.channels))
-        if min(self.std) <= 0:
-            raise EngineError(f"preprocessing.std is {self.std}; each standard deviation must be above 0")
+        if min(np.float32(value) for value in self.std) <= 0:
+            raise EngineError(f"preprocessing.std is {self.std}; each standard deviation must be above 0 in fp32")
 
     @classmethod
     def from_json(cls, text: str) -> "Preprocessing":
@@ -87,20 +90,36 @@ class Preprocessing:
         return np.stack(made) if made else np.empty((0, self.channels, self.size, self.size), np.float32)
 
     def pixels(self, image: Image.Image) -> Pixels:
-        """Return the resized and cropped image before normalization: uint8 [C, H, W]."""
+        """Return the resized and cropped image before normalization: uint8 [C, H, W].
+
+        Raises:
+            EngineError: see `resized`.
+        """
         image = self._to_channels(image)
-        width, height = image.size
-        if self.resize == self.size:
-            image = _resize(image, self.size, self.size)
-        else:
-            if width <= height:
-                image = _resize(image, self.resize, self.resize * height // width)
-            else:
-                image = _resize(image, self.resize * width // height, self.resize)
-            left, top = round((image.width - self.size) / 2), round((image.height - self.size) / 2)
+        width, height = self.resized(*image.size)
+        image = _resize(image, width, height)
+        if self.resize != self.size:
+            left, top = round((width - self.size) / 2), round((height - self.size) / 2)
             image = image.crop((left, top, left + self.size, top + self.size))
         pixels = np.array(image, dtype=np.uint8)
         return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height of an image after it is resized, before the centre is cut out.
+
+        Raises:
+            EngineError: that would take more than 1 GiB, as with very long images.
+        """
+        new_width = new_height = self.size
+        if self.resize != self.size:
+            shorter = min(width, height)
+            new_width, new_height = self.resize * width // shorter, self.resize * height // shorter
+        if max(width, new_width) * max(height, new_height) * self.channels > LARGEST_BYTES:
+            raise EngineError(
+                f"an image of {width:,} x {height:,} pixels cannot be resized to {new_width:,} x {new_height:,}, which "
+                "takes more than 1 GiB"
+            )
+        return new_width, new_height
 
     def normalize(self, pixels: Pixels) -> Real:
         """Return uint8 pixels [..., C, H, W] as the network's input, float32 of the same shape."""
@@ -131,6 +150,6 @@ def _per_channel(name: str, values: object, channels: int) -> tuple[float, ...]:
     if not isinstance(values, (tuple, list)) or len(values) != channels:
         raise EngineError(f"preprocessing.{name} is {values!r}; {accepted}")
     for value in values:
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= LARGEST_NUMBER:
             raise EngineError(f"preprocessing.{name} is {values!r}; {accepted}")
     return tuple(float(value) for value in values)

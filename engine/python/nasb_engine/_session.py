@@ -132,6 +132,9 @@ class Session:
             names = None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise self._error('metadata "nasb.class_names": is not a list of texts')
+        if len(set(names)) < len(names):
+            twice = next(name for index, name in enumerate(names) if name in names[:index])
+            raise self._error(f'metadata "nasb.class_names": names {twice!r} twice')
         if (len(names),) != self.output_shape:
             raise self._error(
                 f'metadata "nasb.class_names": has {len(names)} names, but the network\'s output is '

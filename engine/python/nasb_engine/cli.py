@@ -1,6 +1,7 @@
 """The command line `nasb-engine`: needs NumPy and Pillow, neither torch nor nasb."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -24,13 +25,16 @@ def main(arguments: Sequence[str] | None = None, program: str = "nasb-engine") -
 
     `program` is the name in front of messages: nasb calls this, too.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of names that the terminal or the locale cannot show
     try:
         try:
             values = _parser(program).parse_args(sys.argv[1:] if arguments is None else list(arguments))
             code: int = values.function(values)
             return code
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # None: it was closed before the start
+                sys.stdout.flush()
     except EngineError as error:
         return _fail(program, str(error))
     except BrokenPipeError:
@@ -130,7 +134,7 @@ def _predict(values: argparse.Namespace) -> int:
     if values.json:
         print(json.dumps(found, indent=1))
     if failed:
-        raise EngineError(f"{failed} of {len(values.images)} images could not be read")
+        raise EngineError(f"{failed} of {len(values.images)} images have no prediction")
     return 0
 
 

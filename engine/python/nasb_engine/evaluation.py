@@ -71,15 +71,32 @@ def needed_preprocessing(session: Session) -> Preprocessing:
 
 
 def predict(session: Session, paths: Sequence[str | os.PathLike[str]]) -> Iterator[Real | EngineError]:
-    """Yield for each image its scores [classes], or the error why it could not be read."""
+    """Yield for each image its scores [classes], or the error why it has none."""
     steps = needed_preprocessing(session)
     for path in paths:
-        try:
-            image_NCHW = steps(load_image(path))[None]
-        except EngineError as error:
-            yield error
-            continue
-        yield session.run(image_NCHW)[0]
+        image = _prepared(steps, path)
+        yield image if isinstance(image, EngineError) else _finite(session.run(image[None])[0], path)
+
+
+def _prepared(steps: Preprocessing, path: str | os.PathLike[str]) -> Real | EngineError:
+    """Return the network's input [C, H, W] for an image file, or the error why there is none."""
+    try:
+        image = load_image(path)
+    except EngineError as error:
+        return error
+    try:
+        return steps(image)
+    except (EngineError, MemoryError) as error:
+        return EngineError(f'image "{Path(path)}" cannot be prepared: {str(error) or "not enough memory"}')
+
+
+def _finite(scores: Real, path: str | os.PathLike[str]) -> Real | EngineError:
+    """Return the scores [classes], or the error that no probability can be made of them."""
+    for index in np.flatnonzero(~np.isfinite(scores)).tolist():
+        return EngineError(
+            f'image "{Path(path)}": the score of class {index} is {scores[index]}; the file\'s weights are damaged'
+        )
+    return scores
 
 
 def evaluate(session: Session, folder: str | os.PathLike[str], *, batch: int = 32, readers: int = 0) -> Evaluation:
@@ -103,10 +120,7 @@ def evaluate(session: Session, folder: str | os.PathLike[str], *, batch: int = 3
     unreadable: dict[str, str] = {}
 
     def read(path: Path) -> Real | EngineError:
-        try:
-            return steps(load_image(path))
-        except EngineError as error:
-            return error
+        return _prepared(steps, path)
 
     with ThreadPoolExecutor(readers or session.threads) as pool:
         for part, loaded in _one_ahead(pool, read, files, batch):

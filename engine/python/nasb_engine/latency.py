@@ -187,8 +187,7 @@ def _problems(values: Any) -> Iterator[str]:
             yield f"entries[{index}] has no operation"
         for key in GEOMETRY:
             value = entry.get(key)
-            fine = isinstance(value, str) if key == "kind" else type(value) is int and 0 <= value <= LARGEST_SIZE
-            if not fine:
+            if not _may_be(key, value):
                 yield f"entries[{index}].{key} is {value!r}"
     if not isinstance(probes, dict):
         yield '"probes" is missing'
@@ -197,8 +196,18 @@ def _problems(values: Any) -> Iterator[str]:
             yield f"{name} has no file"
         if name != "backbone":
             used = part.get("entries")
-            if not isinstance(used, list) or not used or any(i not in range(len(entries)) for i in used):
+            if (
+                not isinstance(used, list)
+                or not used
+                or any(type(i) is not int or i not in range(len(entries)) for i in used)
+            ):
                 yield f"probes.{name}.entries does not name entries"
+
+
+def _may_be(key: str, value: Any) -> bool:
+    if key == "kind":
+        return isinstance(value, str) and value.isascii()
+    return type(value) is int and 0 <= value <= LARGEST_SIZE
 
 
 def _unpack(text: str) -> bytes:

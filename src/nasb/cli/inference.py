@@ -197,20 +197,25 @@ def predict_command(arguments: Sequence[str]) -> int | None:
         load_plugin(values.plugin)
     import torch
 
-    from nasb.data import load_image
+    from nasb.data import load_image, preparing
 
     model = _model(values.target)
     failed = 0
     found = {}
     for path in values.images:
         try:
-            image = model.preprocessing(load_image(path))
+            image = load_image(path)
+            with preparing(path):
+                image_CHW = model.preprocessing(image)
+            with torch.no_grad():
+                scores = model.network(image_CHW[None])[0]
+            if not scores.isfinite().all():
+                raise UserError(f'image "{path}": the network\'s scores are not finite; the weights are damaged')
         except UserError as error:
             failed += 1
             print(f"nasb: {error}", file=sys.stderr)
             continue
-        with torch.no_grad():
-            probabilities = model.network(image[None]).softmax(1)[0]
+        probabilities = scores.softmax(0)
         best = probabilities.topk(min(values.top, len(model.class_names)))
         found[path] = {model.class_names[int(i)]: float(p) for p, i in zip(best.values, best.indices, strict=True)}
     if values.json:
@@ -219,5 +224,5 @@ def predict_command(arguments: Sequence[str]) -> int | None:
         for path, classes in found.items():
             print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in classes.items()))
     if failed:
-        raise UserError(f"{failed} of {len(values.images)} images could not be read")
+        raise UserError(f"{failed} of {len(values.images)} images have no prediction")
     return None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nasb.data._image_data import ImageData
     from nasb.data._open import open_data
     from nasb.data._preprocessing import Preprocessing
-    from nasb.data._reading import load_image
+    from nasb.data._reading import load_image, preparing
 
 __all__ = [
     "DATASETS",
@@ -25,12 +25,14 @@ __all__ = [
     "dataset_names",
     "load_image",
     "open_data",
+    "preparing",
 ]
 
 _LAZY = {
     "ImageData": "nasb.data._image_data",
     "Preprocessing": "nasb.data._preprocessing",
     "load_image": "nasb.data._reading",
+    "preparing": "nasb.data._reading",
     "open_data": "nasb.data._open",
 }
 

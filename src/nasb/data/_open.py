@@ -48,7 +48,9 @@ def open_data(config: DataConfig, *, seed: int, alpha_share: float = 0.5) -> Ima
     parts = _split(parts, config, seed)
     pools, preprocessing, augmentation = _place(parts, config, entry)
     targets = parts["train"].targets
-    weights = stratified_choice(targets, math.ceil(len(targets) * (1 - alpha_share)), seed=seed, purpose="halves")
+    weights = stratified_choice(
+        targets, math.ceil(round(len(targets) * (1 - alpha_share), 6)), seed=seed, purpose="halves"
+    )
     return ImageData(
         name=config.name,
         class_names=source.class_names,

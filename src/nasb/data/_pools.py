@@ -15,7 +15,7 @@ from torch import Tensor
 from nasb.data._augmentation import CropResizeFlip
 from nasb.data._draws import Bits
 from nasb.data._preprocessing import Preprocessing
-from nasb.data._reading import Place, load_image
+from nasb.data._reading import Place, load_image, preparing
 from nasb.data._sources import ArrayImages, FileImages, Integers, Pixels
 from nasb.data._workers import in_order
 from nasb.errors import UserError
@@ -139,11 +139,12 @@ class _BatchReader:
             image = _read(self.paths[number])
             if self.exact and image.size != (size, size):
                 return torch.empty(0, dtype=torch.uint8)
-            if self.vary is None:
-                pixels_NCHW[place] = self.preprocessing.pixels(image)
-            else:
-                bits = int(self.bits_batches[batch][place])
-                pixels_NCHW[place] = self.vary(self.preprocessing.to_channels(image), bits)
+            with preparing(self.paths[number]):
+                if self.vary is None:
+                    pixels_NCHW[place] = self.preprocessing.pixels(image)
+                else:
+                    bits = int(self.bits_batches[batch][place])
+                    pixels_NCHW[place] = self.vary(self.preprocessing.to_channels(image), bits)
         return torch.from_numpy(pixels_NCHW)
 
 

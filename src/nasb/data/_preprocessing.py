@@ -1,6 +1,5 @@
 """From an image file to the network's input, as in evaluation: a small record that goes with every trained network."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -13,8 +12,12 @@ from torch import Tensor
 from nasb.data._sources import Pixels
 from nasb.errors import UserError
 
-LARGEST_SIDE = 65_535
+LARGEST_SIDE = 65_536
 """Pixels, of an image that a network reads and of what it is cut out of."""
+LARGEST_BYTES = 2**30
+"""Of a resized image, and of what is between the two passes of resizing."""
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
+"""Of means and standard deviations, which fp32 holds."""
 
 
 @dataclass(frozen=True)
@@ -57,27 +60,43 @@ class Preprocessing:
             )
         for name in ("mean", "std"):
             object.__setattr__(self, name, _per_channel(name, getattr(self, name), self.channels))
-        if min(self.std) <= 0:
-            raise UserError(f"preprocessing.std is {self.std}; each standard deviation must be above 0")
+        if min(np.float32(value) for value in self.std) <= 0:
+            raise UserError(f"preprocessing.std is {self.std}; each standard deviation must be above 0 in fp32")
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the network's input for one image: fp32 [C, H, W]."""
         return self.normalize(torch.from_numpy(self.pixels(image)))
 
     def pixels(self, image: Image.Image) -> Pixels:
-        """Return the resized and cropped image before normalization: uint8 [C, H, W]."""
+        """Return the resized and cropped image before normalization: uint8 [C, H, W].
+
+        Raises:
+            UserError: see `resized`.
+        """
         image = self.to_channels(image)
-        if self.resize == self.size:
-            image = _resize(image, self.size, self.size)
-        else:
-            width, height = image.size
-            if width <= height:
-                image = _resize(image, self.resize, self.resize * height // width)
-            else:
-                image = _resize(image, self.resize * width // height, self.resize)
-            left, top = round((image.width - self.size) / 2), round((image.height - self.size) / 2)
+        width, height = self.resized(*image.size)
+        image = _resize(image, width, height)
+        if self.resize != self.size:
+            left, top = round((width - self.size) / 2), round((height - self.size) / 2)
             image = image.crop((left, top, left + self.size, top + self.size))
         return channels_first(image)
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height of an image after it is resized, before the centre is cut out.
+
+        Raises:
+            UserError: that would take more than 1 GiB, as with very long images.
+        """
+        new_width = new_height = self.size
+        if self.resize != self.size:
+            shorter = min(width, height)
+            new_width, new_height = self.resize * width // shorter, self.resize * height // shorter
+        if max(width, new_width) * max(height, new_height) * self.channels > LARGEST_BYTES:
+            raise UserError(
+                f"an image of {width:,} x {height:,} pixels cannot be resized to {new_width:,} x {new_height:,}, which "
+                "takes more than 1 GiB"
+            )
+        return new_width, new_height
 
     def to_channels(self, image: Image.Image) -> Image.Image:
         """Return the image as grey or RGB with 8 bits per channel."""
@@ -134,6 +153,6 @@ def _per_channel(name: str, values: object, channels: int) -> tuple[float, ...]:
     if not isinstance(values, (tuple, list)) or len(values) != channels:
         raise UserError(f"preprocessing.{name} is {values!r}; {accepted}")
     for value in values:
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= LARGEST_NUMBER:
             raise UserError(f"preprocessing.{name} is {values!r}; {accepted}")
     return tuple(float(value) for value in values)

@@ -28,6 +28,7 @@ _DAMAGED = (
     TypeError,
     AttributeError,
     RuntimeError,
+    MemoryError,
     struct.error,
     Image.DecompressionBombError,
 )
@@ -78,8 +79,21 @@ def load_image(path: Place) -> Image.Image:
     except UnidentifiedImageError as error:
         raise UserError(f'image "{_name(path)}" cannot be read: not an image that Pillow decodes') from error
     except _DAMAGED as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).rstrip(".")
-        raise UserError(f'image "{_name(path)}" cannot be read: {reason}; replace or remove it') from error
+        raise UserError(f'image "{_name(path)}" cannot be read: {_reason(error)}; replace or remove it') from error
+
+
+@contextmanager
+def preparing(path: Place) -> Iterator[None]:
+    """Name the image whose preparation fails.
+
+    Raises:
+        UserError: its preparation was refused, or there is not enough memory for it.
+    """
+    try:
+        yield
+    except (UserError, MemoryError) as error:
+        problem = "not enough memory" if isinstance(error, MemoryError) else str(error)
+        raise UserError(f'image "{_name(path)}" cannot be prepared: {problem}') from error
 
 
 def _name(path: Place) -> str:
@@ -97,6 +111,12 @@ def image_side(path: Place) -> tuple[int, int]:
             return image.size
     except _DAMAGED:
         return load_image(path).size  # says what is wrong
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error).rstrip(".")
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

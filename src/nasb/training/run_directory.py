@@ -149,7 +149,7 @@ class RunDirectory:
             return
         try:
             begun = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             raise UserError(f"{path}: is damaged; it should hold the classes and the number of their images") from None
         if begun != images:
             raise UserError(
