@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nasb.cells.config import CellConfig
     from nasb.cost import Count, count
     from nasb.data import DataConfig, open_data
-    from nasb.deploy import Export, export_onnx
+    from nasb.deploy import Export, export_model, export_onnx
     from nasb.errors import UserError
     from nasb.model_file import Model, load, load_model
     from nasb.networks.convert import convert
@@ -31,6 +31,7 @@ __all__ = [
     "convert",
     "count",
     "create_network",
+    "export_model",
     "export_onnx",
     "list_networks",
     "load",
@@ -53,6 +54,7 @@ _HOMES = {
     "convert": "nasb.networks.convert",
     "count": "nasb.cost",
     "create_network": "nasb.networks.registry",
+    "export_model": "nasb.deploy",
     "export_onnx": "nasb.deploy",
     "list_networks": "nasb.networks.registry",
     "load": "nasb.model_file",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 VERSION = 1
+MODEL = "model.safetensors"
+"""Of a run directory."""
 BINARY = {"weights": "binary", "activations": "sign"}
 
 
@@ -54,18 +56,24 @@ def save_model(
 
 
 def load_model(path: str | Path, *, host: "nn.Module | None" = None) -> Model:
-    """Read a model file.
+    """Read the trained network of a run directory, or a model file.
 
     Args:
-        path: a model.safetensors.
+        path: a run directory, or a model.safetensors.
         host: the real network that was converted, where it is not a registered one.
 
     Raises:
-        UserError: the file is missing, cut short, not of nasb, or its tensors are not those of its architecture.
+        UserError: the run has not finished, or the file is missing, cut short, not of nasb, or its tensors are not
+            those of its architecture.
     """
     from nasb.binary import set_phase
     from nasb.data import Preprocessing
 
+    path = Path(path)
+    if path.is_dir():
+        if not (path / MODEL).exists():
+            raise UserError(f"{path}: holds no {MODEL}: the run has not finished, or it is not a run directory")
+        path = path / MODEL
     tensors, metadata = load_safetensors(path)
     if "nasb" not in metadata:
         raise UserError(f"{path}: was not written by nasb (no metadata); weights of a real CNN are taken by --init")
@@ -100,21 +108,6 @@ def _with_file(path: str | Path, read: Callable[[], T]) -> T:
         raise UserError(f"{path}: {error}") from None
 
 
-def load_target(path: str | Path) -> Model:
-    """Read the trained network of a run directory, or a model file.
-
-    Raises:
-        UserError: as `load_model`; a run that has not finished.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return load_model(path)
-    file = path / "model.safetensors"
-    if not file.exists():
-        raise UserError(f"{path}: holds no model.safetensors: the run has not finished, or it is not a run directory")
-    return load_model(file)
-
-
 def load(path: str | Path) -> "nn.Module":
     """Return the trained network of a run directory or model file, in evaluation mode (`nasb.load`)."""
-    return load_target(path).network
+    return load_model(path).network

@@ -98,6 +98,12 @@ LISTS = {
 }
 
 
+def test_what_can_be_listed(command: Command) -> None:
+    kinds = json.loads(command("list", "--json").out)
+    assert sorted(kinds) == sorted(LISTS)
+    assert command("list").out.splitlines() == [f"nasb list {kind}" for kind in kinds]
+
+
 @pytest.mark.parametrize("kind", LISTS)
 @pytest.mark.parametrize("pattern", ["*", "*n*", "[a-g]*"])
 def test_list_names_and_describes(command: Command, kind: str, pattern: str) -> None:

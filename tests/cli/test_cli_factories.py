@@ -43,7 +43,7 @@ def test_plan_of_a_factory(command: Command, own: Path) -> None:
     assert [row[0] for row in rows] == ["layer", "0", "2", "4", "nasb"]
     assert result.out.splitlines()[-1] == "nasb export holds all of it"
     assert rows[2] == ["2", "3x3", "4-4", "real", "asked:", "keep_real"]
-    assert rows[3] == ["4", "3x3", "4-4", "cell", "shortcut:", "adapt"]
+    assert rows[3] == ["4", "3x3", "4-4", "cell", "shortcut:", "the", "input", "itself"]
     as_a_list = ("--keep-real", '["2"]', "--option", "width=4")
     assert command("plan", f"{own}:small", "--input-size", "3x16x16", *as_a_list).out == result.out
     for wrong in ('["2"', "[2]"):

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from nasb.model_file import load_target
+from nasb.model_file import load_model
 from nasb.networks import create_network
 from tests.cli.conftest import Command, Refused, cut, tiny_architecture
 
@@ -111,8 +111,8 @@ def test_predict_without_an_image(command: Command, model: Path, tmp_path: Path,
 def test_predict_with_an_image_too_long_and_with_lost_weights(
     command: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = load_target(model)
-    monkeypatch.setattr("nasb.model_file.load_target", lambda target: loaded)
+    loaded = load_model(model)
+    monkeypatch.setattr("nasb.model_file.load_model", lambda target: loaded)
     object.__setattr__(loaded, "preprocessing", replace(loaded.preprocessing, resize=10_000))
     Image.new("L", (1, 60_000)).save(tmp_path / "long.png")
     Image.new("L", (8, 8)).save(tmp_path / "small.png")

@@ -78,7 +78,7 @@ def test_a_parameter_of_the_host_s_own_becomes_a_layer():
     network = convert(Own(), SHAPE)
     assert rows(network) == {
         "first_conv": ("real", "first convolution"),
-        "second_conv": ("cell", "shortcut: adapt"),
+        "second_conv": ("cell", "shortcut: the input itself"),
     }
     assert network(torch.randn(2, *SHAPE)).shape == (2, 5)
     assert list(count(network, SHAPE).uncounted) == [], "the host's own parameters are gone"
@@ -254,7 +254,7 @@ def test_keep_real_keeps_convolutions_by_wildcard():
         "stem": ("real", "first convolution"),
         "a1": ("real", "asked: keep_real"),
         "a2": ("real", "asked: keep_real"),
-        "b1": ("cell", "shortcut: adapt"),
+        "b1": ("cell", "shortcut: the input itself"),
     }
     assert type(network.get_submodule("a1")) is nn.Conv2d
 

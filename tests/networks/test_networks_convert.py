@@ -148,7 +148,7 @@ def test_the_plan_of_resnet18(resnet18):
             for conv in (1, 2):
                 changes = first and conv == 1
                 kind = f"3x3 {width // 2}-{width} /2" if changes else f"3x3 {width}-{width}"
-                shortcut = "average pooling, real 1x1, batch norm" if changes else "adapt"
+                shortcut = "average pooling, real 1x1, batch norm" if changes else "the input itself"
                 expected.append((f"layer{stage}.{block}.conv{conv}", kind, "cell", f"shortcut: {shortcut}"))
             if first:
                 expected.append(

@@ -53,7 +53,10 @@ def test_a_network_of_torchvision_by_its_name():
     assert type(host).__name__ == "SqueezeNet"
     assert host.eval()(torch.randn(1, 1, 32, 32)).shape == (1, 4)
     assert host_defaults("bireal_torchvision/squeezenet1_1") == ((3, 224, 224), 1000)
-    assert describe_network("nasb_torchvision/squeezenet1_1") == "squeezenet1_1 of torchvision; binary, searched"
+    assert (
+        describe_network("nasb_torchvision/squeezenet1_1")
+        == "squeezenet1_1 of torchvision; binary, searchable: what the search trains"
+    )
 
 
 def test_a_family_is_listed_if_asked():

@@ -73,6 +73,18 @@ def test_model_file_is_the_binary_network_and_pretrained_the_real_one(finished: 
     assert {layer.phase for layer in pretrained.modules() if isinstance(layer, Binarize)} == {"hardtanh"}
 
 
+def test_python_reads_a_run_and_exports_it_with_all_that_belongs_to_it(finished: Path, tmp_path: Path) -> None:
+    model = nasb.load_model(finished)
+    assert model.class_names == tuple("0123456789")
+    nasb.export_model(model, tmp_path / "model.onnx")
+    session = pytest.importorskip("nasb_engine").Session(tmp_path / "model.onnx")
+    assert session.class_names == model.class_names
+    x_NCHW = torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(torch.from_numpy(session.run(x_NCHW)), nasb.load(finished)(x_NCHW), rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match=r"holds no model\.safetensors: the run has not finished"):
+        nasb.load_model(tmp_path)
+
+
 def test_evaluate_gives_the_summary_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     for part in ("test", "validation"):

@@ -71,8 +71,6 @@ def _build(architecture: Architecture) -> "nn.Module":
     try:
         host_defaults(architecture.host)
     except UserError as error:
-        raise UserError(
-            f"{error}. Register it, or give draw_architecture the built network: network=architecture.build(host)"
-        ) from None
+        raise UserError(f"{error}; in Python, register it or give network=architecture.build(host)") from None
     # Only shapes are read: the network without edges has the same ones, and is converted many times faster.
     return replace(architecture, cells=dict.fromkeys(architecture.cells, ())).build()

@@ -28,12 +28,12 @@ def export_command(arguments: Sequence[str]) -> None:
 
         load_plugin(values.plugin)
     from nasb.deploy import check_path, export_model
-    from nasb.model_file import load_target
+    from nasb.model_file import load_model
 
     check_path(values.output)
     if not values.output.endswith(".onnx"):
         raise UserError(f"--output is {values.output}; give a name that ends in .onnx")
-    result = export_model(load_target(values.target), values.output)
+    result = export_model(load_model(values.target), values.output)
     if values.json:
         print(json.dumps(result.to_dict(), indent=1))
     else:

@@ -171,9 +171,9 @@ def _data_of_run(target: str) -> "tuple[DataConfig, int]":
 
 
 def _model(target: str) -> "Model":
-    from nasb.model_file import load_target
+    from nasb.model_file import load_model
 
-    return load_target(target)
+    return load_model(target)
 
 
 def predict_command(arguments: Sequence[str]) -> int | None:

@@ -244,12 +244,13 @@ def list_command(arguments: Sequence[str]) -> None:
     """List names."""
     kinds = ("networks", "operations", "strategies", "datasets", "recipes")
     p = parser("list", f"List {', '.join(kinds)}.")
-    p.add_argument("kind", nargs="?", help=", ".join(kinds))
+    p.add_argument("kind", nargs="?", help=f"{', '.join(kinds)}; without it, these are listed")
     p.add_argument("pattern", nargs="?", default="*", help="shell wildcard")
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
     if values.kind is None:
-        raise UserError(f"give what to list: {', '.join(kinds)}")
+        print(json.dumps(kinds) if values.json else "\n".join(f"nasb list {kind}" for kind in kinds))
+        return
     if values.kind not in kinds:
         raise UserError(unknown_name("list", values.kind, kinds))
     import fnmatch

@@ -124,6 +124,7 @@ class _Conversion:
         self.traced = trace(host, input_shape, keep_real)
         self.plan = Plan(outputs=self.traced.meta["shape"][1])
         self.roles = assign_roles(self.traced, config, keep_real)
+        self.shapes = {conv: analysis.conv_shape(self.traced, conv) for conv in self.roles.units}
         self.order = [n for n in self.traced.graph.nodes if analysis.is_conv(self.traced, n)]
         self.unknown = unknown_nodes(self.traced)
         self.placed: set[torch.fx.Node] = set()
@@ -141,9 +142,8 @@ class _Conversion:
     def rewrite(self, edges: EdgeBuilder) -> None:
         """Put the cells in, take out what they replace."""
         kinds = {conv: _describe(self._conv(conv)) for conv in self.order}
-        shapes = {conv: analysis.conv_shape(self.traced, conv) for conv in self.roles.units}
         for conv, unit in self.roles.units.items():
-            self._insert(unit, shapes[conv], self.roles.shortcuts[conv], edges)
+            self._insert(unit, self.shapes[conv], self.roles.shortcuts[conv], edges)
         for residual, last in self.roles.removed:
             self._remove_addition(residual, last)
         for residual in self.roles.kept:
@@ -187,7 +187,9 @@ class _Conversion:
                 CONCATENATION: "the concatenation",
                 NOTHING: "none is possible",
             }
-            return "cell", f"shortcut: {texts[self.roles.shortcuts[conv].kind]}"
+            kind = self.roles.shortcuts[conv].kind
+            unchanged = kind in (ADAPT, AVGMAX) and self.shapes[conv].keeps_shape
+            return "cell", f"shortcut: {'the input itself' if unchanged else texts[kind]}"
         for cell, shortcut in self.roles.shortcuts.items():
             if shortcut.side is conv:
                 return f"shortcut of {cell.target}", pooled

@@ -118,7 +118,7 @@ def describe_network(name: str) -> str:
     description = find_host(host).description.rstrip(".")
     if prefix == HAND_MADE:
         return f"{description}; binary, hand-made (Bi-Real Net)"
-    return f"{description}; binary, searched" if prefix == SEARCHED else description
+    return f"{description}; binary, searchable: what the search trains" if prefix == SEARCHED else description
 
 
 def find_host(name: str) -> Host:

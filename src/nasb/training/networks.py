@@ -72,7 +72,12 @@ class RunNetworks:
         )
         if self.config.init is None:
             return host, list(host.state_dict())
-        return host, load_weights(host, self.config.init, partial=self.config.init_partial)
+        return host, load_weights(
+            host,
+            self.config.init,
+            partial=self.config.init_partial,
+            hint=" --init_partial true leaves such layers (another classifier) as they are",
+        )
 
     def backbone(self, cell: CellConfig | None = None) -> nn.Module:
         """Return the hand-made network: the converted host with every edge "none"; a rival is one as it is.

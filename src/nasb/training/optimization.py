@@ -108,13 +108,14 @@ def freeze(network: nn.Module) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def load_weights(network: nn.Module, path: str, *, partial: bool = False) -> list[str]:
+def load_weights(network: nn.Module, path: str, *, partial: bool = False, hint: str = "") -> list[str]:
     """Load a safetensors file into a real network.
 
     Args:
         network: takes the weights.
         path: the file.
         partial: leave tensors that are missing or of another shape in the file as they are.
+        hint: what to do where a tensor is of another shape; goes behind that message.
 
     Returns:
         The names that were left as they are.
@@ -130,8 +131,9 @@ def load_weights(network: nn.Module, path: str, *, partial: bool = False) -> lis
         if name not in tensors or tensors[name].shape != value.shape:
             found = f"has shape {list(tensors[name].shape)}" if name in tensors else "is missing"
             if not partial:
+                end = hint if name in tensors else ""
                 raise UserError(
-                    f"{path}: {name} {found}, this network's has {list(value.shape)}; is it of another network?"
+                    f"{path}: {name} {found}, this network's has {list(value.shape)}; is it of another network?{end}"
                 )
             left.append(name)
     surplus = sorted(set(tensors) - set(own))
