@@ -20,10 +20,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-import onnxruntime
 import torch
-from onnx import TensorProto, helper, numpy_helper
+
+try:
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error.name} is missing: the peers have an environment of their own; make peers, then "
+        "build/peers/env/bin/python benchmarks/engine.py"
+    ) from None
 
 from nasb_engine import Session
 
