@@ -1,5 +1,6 @@
 """Forms in which users write the same things: they convert alike, compute what they say, and are exported."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -236,3 +237,29 @@ def test_weight_norm_of_the_old_kind_is_refused_with_what_to_do() -> None:
     host(torch.randn(2, *SHAPE))
     with pytest.raises(UserError, match=r"Small cannot be copied: .*remove_weight_norm"):
         nasb.convert(host, SHAPE)
+
+
+class Losses(Small):
+    """A forward that gives a loss where it is given targets, as many libraries write it."""
+
+    def forward(
+        self, x: Tensor, targets: Tensor | None = None, scale: float = 1.0, *, features: bool = False, **other: object
+    ) -> Tensor:
+        y = self.stem(x)
+        for body in self.body:
+            y = body(y)
+        if features:
+            return y
+        y = self.fc(y.mean((2, 3))) * scale
+        return y if targets is None else F.cross_entropy(y, targets)
+
+
+def test_arguments_keep_their_defaults(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    host = Losses().eval()
+    images = torch.randn(2, *SHAPE)
+    torch.testing.assert_close(trace(copy.deepcopy(host), SHAPE)(images), host(images))
+    binary = nasb.convert(host, SHAPE)
+    assert plan_of(binary).becoming("cell") == ["body.0.0", "body.1.0"]
+    assert nasb.export_onnx(binary, tmp_path / "binary.onnx", SHAPE).verification is not None
+    assert nasb.export_onnx(host, tmp_path / "real.onnx", SHAPE).verification is not None

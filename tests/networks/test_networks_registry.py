@@ -49,7 +49,7 @@ def test_every_name_is_described_and_has_defaults():
         imagenet = name.endswith(("18", "34", "50"))
         assert (shape, classes) == (((3, 224, 224), 1000) if imagenet else ((3, 32, 32), 10))
     assert "hand-made" in describe_network("bireal_resnet20")
-    assert "searched" in describe_network("nasb_resnet20")
+    assert "searchable" in describe_network("nasb_resnet20")
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet32", "resnet44", "resnet56"])

@@ -13,6 +13,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from nasb.errors import UserError
+from nasb.networks.arguments import trace_images
 
 BATCH = 3
 """Images in the run that measures shapes; what has another first axis has mixed the images."""
@@ -101,7 +102,7 @@ def trace(network: nn.Module, input_shape: tuple[int, int, int], is_leaf: Callab
     kind = type(network).__name__
     tracer = _Tracer(is_leaf)
     try:
-        graph = tracer.trace(network)
+        graph = trace_images(tracer, network)
     except UserError:
         raise
     except Exception as error:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from nasb.errors import UserError
 from nasb.networks import known
+from nasb.networks.arguments import trace_images
 from nasb.networks.exported import exported
 from nasb.networks.functional_layers import functions_to_layers
 from nasb.networks.known import matches, place_of
@@ -123,7 +124,7 @@ def _graph_of(host: nn.Module, input_shape: tuple[int, int, int], keep_real: tup
     reason = ""
     for kept in dict.fromkeys(((), keep_real)):
         try:
-            return torch.fx.GraphModule(host, _Tracer(kept).trace(host))
+            return torch.fx.GraphModule(host, trace_images(_Tracer(kept), host))
         except Exception as error:
             reason = _first_line(error)
     try:
