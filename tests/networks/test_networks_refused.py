@@ -130,3 +130,18 @@ def test_weights_that_are_no_numbers():
     nn.init.constant_(host.conv1.weight, float("nan"))
     with pytest.raises(UserError, match="the output of Host is not a number; are its weights damaged"):
         convert(host, SHAPE)
+
+
+@pytest.mark.parametrize("layer", ["conv1", "norm"])
+def test_hooks_are_not_lost_without_a_word(layer):
+    host = Host(lambda s, x: s.norm(s.conv1(x)), conv1=conv(), norm=nn.BatchNorm2d(8))
+    host.get_submodule(layer).register_forward_hook(lambda module, inputs, output: output * 2)
+    host.stem.register_forward_hook(lambda module, inputs, output: output + 1)  # stays, with its layer
+    with pytest.raises(
+        UserError, match=rf"{layer} has forward hooks, .* leave the convolution conv1 real \(keep_real\)"
+    ):
+        convert(host, SHAPE)
+    host.get_submodule(layer)._forward_hooks.clear()
+    x = torch.zeros(1, *SHAPE)
+    found = convert(host, SHAPE).eval()
+    assert torch.equal(found.stem(x), torch.ones(1, 8, *SHAPE[1:]))

@@ -206,11 +206,22 @@ class _Conversion:
         if isinstance(placed, Cell):
             placed.calls += 1
         else:
+            self._refuse_hooks(unit)
             self.traced.add_submodule(name, self._cell(unit, shape, shortcut, edges(name, shape)))
         for node in (unit.activation, unit.bn):
             if node is not None:
                 node.replace_all_uses_with(unit.conv)
                 self.traced.graph.erase_node(node)
+
+    def _refuse_hooks(self, unit: Unit) -> None:
+        """Refuse to lose what forward hooks do: layers that a cell replaces are not called any more."""
+        for node in unit.nodes:
+            layer = analysis.module_of(self.traced, node)
+            if layer is not None and (layer._forward_hooks or layer._forward_pre_hooks):
+                raise UserError(
+                    f"convert: {node.target} has forward hooks, which are lost where a cell takes its place; remove "
+                    f"them, or leave the convolution {unit.conv.target} real (keep_real)"
+                )
 
     def _cell(self, unit: Unit, shape: ConvShape, shortcut: Shortcut, edges: Mapping[EdgeKey, nn.Module]) -> Cell:
         """Make a cell with the host's weights."""
