@@ -86,7 +86,8 @@ class BinaryConv {
   int run_length_ = 0;
   AlignedVector<uint8_t> lookup_;  // [group][block][nibble][kBlock]
   std::vector<Entry> entries_;
-  std::vector<LutZone> zones_;  // of all pairs of the image
+  std::vector<uint32_t> pair_offsets_;  // [pairs]: from the first code to a pair's, in the first group
+  std::vector<LutZone> zones_;          // of all pairs of the image
   int entry_step_ = 1, wrap_ = -1, code_rows_ = 0;
   int columns_a_pair_ = 0;  // from a pair's entry to the next one's
   int columns_ = 0;         // of codes that one work item makes

@@ -82,6 +82,11 @@ void BinaryConv::pack_for_lookup() {
   }
   code_rows_ = (f.out_height - 1) * f.stride_height + (f.kernel_height - 1) * f.dilation_height + 1;
   const int row = static_cast<int>(entries_.size()), pixel_nibbles = f.groups * group_nibbles_;
+  for (int p = 0, y = 0, x = 0; p < (f.pixels() + 1) / 2; ++p) {
+    const int entry = half_ ? x : x + 1 == f.out_width ? wrap_ : x * columns_a_pair_ / 2;
+    pair_offsets_.push_back(static_cast<uint32_t>((y * f.stride_height * row + entry) * pixel_nibbles));
+    for (x += half_ ? 1 : 2; x >= f.out_width; ++y) x -= f.out_width;
+  }
   // A row of taps stands side by side where nothing lies between them.
   const bool rows = f.groups == 1 && f.dilation_width == 1;
   run_length_ = rows ? f.kernel_width * group_nibbles_ : group_nibbles_;
@@ -234,13 +239,8 @@ void BinaryConv::run_lookup(const uint32_t* signs, const Epilogue& epilogue, Thr
     for (int b = all_blocks * part / splits; b < end;) {
       if (group != b / blocks_) {
         group = b / blocks_;
-        int y = tile.first_pixel / f.out_width, x = tile.first_pixel % f.out_width;
-        for (int p = 0; p < tile.pair_count; ++p) {
-          const int entry = half_ ? x : x + 1 == f.out_width ? wrap_ : x * columns_a_pair_ / 2;
-          first[p] =
-              codes + (static_cast<size_t>(y) * f.stride_height * row + entry) * pixel_nibbles + group * group_nibbles_;
-          for (x += half_ ? 1 : 2; x >= f.out_width; ++y) x -= f.out_width;
-        }
+        const uint32_t* offsets = pair_offsets_.data() + t * tile_;
+        for (int p = 0; p < tile.pair_count; ++p) first[p] = codes + offsets[p] + group * group_nibbles_;
         layer.weights = lookup_.data() + static_cast<size_t>(group) * blocks_ * layer.nibbles * kBlock;
       }
       const int block = b % blocks_, count = std::min({isa_.lut_blocks, end - b, blocks_ - block});
