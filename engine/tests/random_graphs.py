@@ -72,7 +72,9 @@ class Network:
         return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
 
-def window(net: Network, shape: Shape, kernels: Sequence[int] = (1, 2, 3, 5, 7)) -> tuple[dict[str, Any], tuple[int, int]]:
+def window(
+    net: Network, shape: Shape, kernels: Sequence[int] = (1, 2, 3, 5, 7)
+) -> tuple[dict[str, Any], tuple[int, int]]:
     """Attributes of a convolution or pooling that fits the image, and the size of its output."""
     kernel = [net.pick(*kernels), net.pick(*kernels)]
     strides, dilations = [net.pick(1, 2, 3), net.pick(1, 2)], [net.pick(1, 2), net.pick(1, 1, 2)]

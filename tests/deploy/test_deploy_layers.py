@@ -172,6 +172,13 @@ def augmented(self, x):
     return y
 
 
+def clones(self, x):
+    kept = x.clone().relu_() + 2 * x
+    x, before = self.stem2(kept), kept.clone()
+    kept.mul_(0.5)
+    return kept + before + torch.clone(x).add_(1) + x
+
+
 def squeeze_and_excite(self, x):
     weight = torch.sigmoid(self.fc(F.adaptive_avg_pool2d(x, 1)))
     return weight * x
@@ -185,6 +192,7 @@ FUNCTIONS = {
     "avg_pool2d": lambda self, x: F.avg_pool2d(x, 3, 2, 1, True, False),
     "cat": lambda self, x: torch.cat([x, F.relu(x), x], 1),
     "clone": lambda self, x: x.clone(),
+    "clone: overwritten": clones,
     "concat": lambda self, x: torch.concat((x, x), dim=-3),
     "contiguous": lambda self, x: x.contiguous(),
     "detach": lambda self, x: x.detach(),

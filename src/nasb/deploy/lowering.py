@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 import torch.fx
 
 from nasb.deploy import layers, operations  # noqa: F401 - they register what can be lowered
@@ -9,6 +10,8 @@ from nasb.deploy.graph import INPUT, OUTPUT, GraphBuilder
 from nasb.deploy.step import Step
 from nasb.deploy.tracing import Trace
 from nasb.errors import UserError
+
+CLONES = ("clone", torch.clone)
 
 
 @dataclass
@@ -32,6 +35,8 @@ class Lowering:
     graph: GraphBuilder
     values: dict[torch.fx.Node, str] = field(default_factory=dict)
     """The tensor of the file that each value is at the moment."""
+    memory: dict[torch.fx.Node, torch.fx.Node] = field(default_factory=dict)
+    """In whose memory each value lies: what works in place there is seen by all of them."""
     steps: dict[torch.fx.Node, Lowered] = field(default_factory=dict)
     """What became of every value, in order."""
     folded: set[torch.fx.Node] = field(default_factory=set)
@@ -48,7 +53,7 @@ class Lowering:
         """
         for node in self.trace.module.graph.nodes:
             if node.op == "placeholder" and node in self.trace.shapes:
-                self.values[node] = INPUT
+                self.values[node], self.memory[node] = INPUT, node
             elif node.op == "output":
                 return self._result(node.args[0])
             elif node in self.trace.shapes:
@@ -71,14 +76,16 @@ class Lowering:
                 name = self.graph.rename_last(step.name)
             made = tuple(self.graph.outputs[count:])
             if step.in_place:
-                self._overwrite(step.x, name)
+                self._overwrite(next(iter(reads)), name)
         self.values[node] = name
+        shared = next((parent for parent in reads if self.values[parent] == name), None)
+        self.memory[node] = node if shared is None or node.target in CLONES else self.memory[shared]
         self.steps[node] = Lowered(node, reads, name, made)
 
-    def _overwrite(self, before: str, after: str) -> None:
+    def _overwrite(self, overwritten: torch.fx.Node, after: str) -> None:
         """Let whoever reads an overwritten tensor from now on read what was written."""
-        for node, name in self.values.items():
-            if name == before:
+        for node in self.values:
+            if self.memory[node] is self.memory[overwritten]:
                 self.values[node] = after
 
     def _result(self, result: object) -> str:
