@@ -182,6 +182,15 @@ def test_evaluate_leaves_out_what_cannot_be_read(engine: Engine, model_file: Mod
     assert "1 unreadable images left out" in engine("evaluate", model_file("classifier"), folder).stdout
 
 
+def test_evaluate_tells_classes_without_images(engine: Engine, model_file: ModelFile, folder: Path) -> None:
+    done = engine("evaluate", model_file("classifier"), folder, "--json")
+    assert done.stderr == "nasb-engine: no images of 1 classes: horse\n"
+    assert json.loads(done.stdout)["missing_classes"] == ["horse"]
+    (folder / "horse").mkdir()
+    Image.new("RGB", (9, 9)).save(folder / "horse" / "1.png")
+    assert engine("evaluate", model_file("classifier"), folder).stderr == ""
+
+
 def test_evaluate_takes_the_test_part(model_file: ModelFile, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     session = nasb_engine.Session(model_file("classifier"))

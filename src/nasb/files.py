@@ -93,6 +93,12 @@ def load_safetensors(path: str | Path) -> "tuple[dict[str, Tensor], dict[str, st
             return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        with Path(path).open("rb") as file:
+            if file.read(2) in (b"PK", b"\x80\x02"):
+                reason = (
+                    "it looks like one of torch.save; write a state dict by safetensors.torch.save_file, see "
+                    "docs/your-own-network.md"
+                )
         raise UserError(f"{path}: is not a whole safetensors file ({reason})") from None
 
 

@@ -52,6 +52,17 @@ def test_plan_of_a_factory(command: Command, own: Path) -> None:
         assert refused.err.startswith(f"nasb: --keep-real is {wrong}; give a name, a wildcard"), refused.err
 
 
+def test_factories_that_are_named_once_or_several_times(command: Command, refused: Refused, own: Path) -> None:
+    result = command("summary", f"{own}:small", "--input-size", "3x16x16", "--option", "width=4", "--json")
+    assert result.code == 0, result.err
+    plugins = ("--plugin", f"{own}:small", "--plugin", f"{own}:five_classes")
+    both = (f"bireal_{own}:small", f"bireal_{own}:five_classes", "--input-size", "1x16x16")
+    result = command("compare", *both, *plugins, "--json")
+    assert result.code == 0, result.err
+    assert len(json.loads(result.out)) == 2
+    refused("summary", f"{own.with_name('nowhere.py')}:small", "--input-size", "3x16x16", says=("is a factory",))
+
+
 def test_a_run_of_a_factory_and_what_reads_it_later(command: Command, refused: Refused, own: Path, tiny: Path) -> None:
     factory, run, onnx = f"{own}:small", own.parent / "run", own.parent / "m.onnx"
     options = ("--network.factory", factory, "--network.options", "{width: 4}", "--network.keep_real", '["2"]')

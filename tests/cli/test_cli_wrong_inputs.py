@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from nasb.cli.parsing import parse_run
@@ -241,7 +242,9 @@ def test_a_given_architecture(refused: Refused, tiny: Path, tmp_path: Path, faul
     refused("run", "--config", tiny, "--out", tmp_path / "run", "--architecture", path, says=tuple(says))
 
 
-@pytest.mark.parametrize("fault", ["missing", "cut", "other network", "another classifier", "not safetensors"])
+@pytest.mark.parametrize(
+    "fault", ["missing", "cut", "other network", "another classifier", "not safetensors", "torch.save"]
+)
 @pytest.mark.parametrize("flag", ["--init", "--finetune.teacher_weights"])
 def test_weights_of_a_real_network(refused: Refused, tiny: Path, tmp_path: Path, flag: str, fault: str) -> None:
     path = tmp_path / "weights.safetensors"
@@ -251,6 +254,7 @@ def test_weights_of_a_real_network(refused: Refused, tiny: Path, tmp_path: Path,
         "other network": "is it of another network?",
         "another classifier": "is it of another network?",
         "not safetensors": "is not a whole safetensors file",
+        "torch.save": "it looks like one of torch.save; write a state dict by safetensors.torch.save_file",
     }
     if fault != "missing":
         host = create_host(
@@ -264,6 +268,8 @@ def test_weights_of_a_real_network(refused: Refused, tiny: Path, tmp_path: Path,
         cut(path)
     elif fault == "not safetensors":
         path.write_text("these are no weights")
+    elif fault == "torch.save":
+        torch.save({"conv1.weight": torch.zeros(1)}, path)
     flags = [flag, path]
     if flag != "--init":
         flags += ["--finetune.teacher", "resnet20", "--finetune.teacher_options", "{width: 4}"]

@@ -85,6 +85,7 @@ def test_evaluate(refused: Refused, model: Path, tmp_path: Path, make_images: Ma
     flags = ["--data.name", "folder", "--data.root", root, "--data.image_size", "8"]
     refused("evaluate", model, *flags, says=("was trained on images of 1 channel(s)", "folder have 3"))
     refused("evaluate", tmp_path / "empty", says=("is not a run directory",))
+    refused("evaluate", tmp_path / "nowhere", says=("nowhere: there is no such run directory or file",))
     refused("evaluate", model, "--data.name", "digits", "--option", "width=4", says=("--option: is for --network",))
 
 

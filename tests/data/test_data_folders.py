@@ -83,7 +83,8 @@ def test_nested_hidden_and_foreign_files(make_folder: MakeFolder) -> None:
     shutil.copy(nested / "UPPER.PNG", root / "train" / "ant" / "._x.png")
     for name in ("Thumbs.db", "notes.txt", "plan.pdf", "figure.eps"):
         (root / "train" / "ant" / name).write_text("x")
-    data = open_folder(root, validation_fraction=0)
+    with pytest.warns(UserWarning, match=r"^left out 2 files in .*train\", whose endings .*: \.eps 1, \.pdf 1$"):
+        data = open_folder(root, validation_fraction=0)
     assert (data.size("train"), data.num_classes) == (8, 2)
 
 
@@ -182,7 +183,8 @@ def test_an_unreadable_image_is_an_error_that_names_it(
     root = make_folder({"train": 4})
     bad = root / "train" / "bee" / "01.png"
     truncate(bad)
-    message = f'^image "{re.escape(str(bad))}" cannot be read: .*truncated.*or set data.unreadable to skip$'
+    says = r".*truncated.*remove it; --data\.unreadable skip leaves such images out"
+    message = f'^image "{re.escape(str(bad))}" cannot be read: {says}$'
     with pytest.raises(UserError, match=message):
         list(
             open_folder(root, in_memory=in_memory, workers=workers, validation_fraction=0).train_batches(

@@ -139,6 +139,14 @@ def rows_of(network):
     return [(row.layer, row.kind, row.becomes, row.reason) for row in plan_of(network).rows]
 
 
+def test_a_network_that_was_saved_whole_is_loaded_again(tmp_path):
+    binary = create_network("bireal_resnet20", num_classes=3, width=4).eval()
+    torch.save(binary, tmp_path / "whole.pt")
+    loaded = torch.load(tmp_path / "whole.pt", weights_only=False)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded(x), binary(x))
+
+
 def test_the_plan_of_resnet18(resnet18):
     rows = rows_of(resnet18[1])
     expected = [("conv1", "7x7 3-64 /2", "real", "first convolution")]

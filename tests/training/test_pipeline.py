@@ -241,6 +241,31 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
         opened("c")
 
 
+def test_validation_and_test_images_are_read_before_a_run_begins(tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    for part in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            (root / part / name).mkdir(parents=True)
+            for number in range(6):
+                Image.new("RGB", (40, 40), (number, 0, 0)).save(root / part / name / f"{number}.png")
+    data = DataConfig(name="folder", root=str(root), image_size=32, in_memory=False)
+    config = RunConfig(network=NetworkConfig(options={"width": 4}), data=data)
+    for part in ("val", "test"):
+        bad = root / part / "dog" / "3.png"
+        whole = bad.read_bytes()
+        bad.write_bytes(whole[:60])
+        with pytest.raises(UserError, match=f'image "{bad}" cannot be read: .*--data.unreadable skip leaves such'):
+            Pipeline(config, tmp_path / "run")
+        assert not (tmp_path / "run" / "config.yaml").exists()
+        bad.write_bytes(whole)
+    with Pipeline(config, tmp_path / "run"):
+        pass
+    bad.write_bytes(whole[:60])  # later: the run goes on without it
+    skipping = replace(config, data=replace(data, unreadable="skip"))
+    with pytest.warns(UserWarning, match="left out 1 of 36"), Pipeline(skipping, tmp_path / "run") as pipeline:
+        assert pipeline.data.size("test") == 11
+
+
 def test_the_time_is_told_again_where_steps_begin_to_take_longer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -95,6 +95,16 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path: Path, now: dict[str, A
     RunDirectory(tmp_path, RunConfig(), images=now).close()
 
 
+def test_other_validation_images_of_their_own_are_told_and_taken(tmp_path: Path) -> None:
+    begun = census("cat", "dog", train=[8, 8]) | {"held_out": False}
+    now = {**begun, "images": {"train": [8, 8], "validation": [1, 0]}}
+    RunDirectory(tmp_path, RunConfig(), images=begun).close()
+    with pytest.warns(UserWarning, match=r"16 train, 2 validation; now .*16 train, 1 validation\); it goes on"):
+        RunDirectory(tmp_path, RunConfig(), images=now).close()
+    with pytest.raises(UserError, match="begun with other images"):
+        RunDirectory(tmp_path, RunConfig(), images=now | {"held_out": True})
+
+
 def linger(there: Event) -> None:
     there.set()
     time.sleep(60)

@@ -72,7 +72,9 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
     except FileNotFoundError as error:
         raise EngineError(f'image "{Path(path)}" does not exist') from error
     except UnidentifiedImageError as error:
-        raise EngineError(f'image "{Path(path)}" cannot be read: not an image that Pillow decodes') from error
+        raise EngineError(
+            f'image "{Path(path)}" cannot be read: not an image that Pillow decodes; replace or remove it'
+        ) from error
     except _DAMAGED as error:
         raise EngineError(f'image "{Path(path)}" cannot be read: {_reason(error)}; replace or remove it') from error
 

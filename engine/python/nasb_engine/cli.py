@@ -145,12 +145,16 @@ def _evaluate(values: argparse.Namespace) -> int:
     result = evaluate(session, values.folder, batch=values.batch)
     for reason in result.unreadable.values():
         print(f"{values.program}: left out: {reason}", file=sys.stderr)
+    if result.missing:
+        names = ", ".join(result.missing[:5]) + (", ..." if len(result.missing) > 5 else "")
+        print(f"{values.program}: no images of {len(result.missing):,} classes: {names}", file=sys.stderr)
     if values.json:
         record = {
             "top1": result.top1,
             "top5": result.top5,
             "images": result.images,
             "unreadable": sorted(result.unreadable),
+            "missing_classes": list(result.missing),
             "seconds": result.seconds,
             "engine_seconds": result.engine_seconds,
             "images_per_second": result.images_per_second,

@@ -31,6 +31,8 @@ class Evaluation:
     """Images that could be read."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Path and reason of each image that could not be read; they count nowhere else."""
+    missing: tuple[str, ...] = ()
+    """Classes of the model of which there are no images."""
     seconds: float = 0.0
     """Wall time, reading included."""
     engine_seconds: float = 0.0
@@ -113,7 +115,9 @@ def evaluate(session: Session, folder: str | os.PathLike[str], *, batch: int = 3
     if batch < 1 or readers < 0:
         raise EngineError(f"batch is {batch} and readers is {readers}; give batch >= 1 and readers >= 0")
     steps = needed_preprocessing(session)
-    files = list_folder(folder, class_labels(session))
+    labels = class_labels(session)
+    files = list_folder(folder, labels)
+    present = {target for _, target in files}
     classes = session.output_shape[0]
     start, engine_seconds = time.perf_counter(), 0.0
     ranks: list[int] = []
@@ -144,6 +148,7 @@ def evaluate(session: Session, folder: str | os.PathLike[str], *, batch: int = 3
         top5=100 * float((rank_N < 5).mean()) if classes > 5 else None,
         images=len(rank_N),
         unreadable=unreadable,
+        missing=tuple(label for index, label in enumerate(labels) if index not in present),
         seconds=time.perf_counter() - start,
         engine_seconds=engine_seconds,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasb.cli.inspection import TARGET_HELP, build_target
-from nasb.cli.parsing import PLUGIN_HELP, parser
+from nasb.cli.parsing import PLUGIN_HELP, load_plugins, parser
 from nasb.engine import engine_errors, engine_module
 from nasb.errors import UserError, unknown_name
 
@@ -31,7 +31,7 @@ def compare_command(arguments: Sequence[str]) -> None:
     p.add_argument("--input-size", type=str, default=None, help="CHANNELSxHEIGHTxWIDTH; null: each network's own")
     p.add_argument("--num-classes", type=int, default=None, help="classes; null: each network's own")
     p.add_argument("--option", action="append", default=[], help="key=value for all of them; repeatable")
-    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
+    p.add_argument("--plugin", action="append", default=[], help=PLUGIN_HELP)
     p.add_argument("--latency", action="store_true", help="measure milliseconds on this machine, too")
     p.add_argument("--threads", type=int, default=1, help="threads of the engine")
     p.add_argument("--rounds", type=int, default=30, help="rounds, each with a turn of every network")
@@ -41,10 +41,7 @@ def compare_command(arguments: Sequence[str]) -> None:
     form = "json" if values.json else values.format
     if form not in FORMATS:
         raise UserError(f"--format: {unknown_name('format', form, FORMATS)}")
-    if values.plugin is not None:
-        from nasb.plugin import load_plugin
-
-        load_plugin(values.plugin)
+    load_plugins(values.plugin)
     if values.latency:
         engine_module("nasb_engine.bench")  # before any work is done
         if values.threads < 1:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nasb.cli.parsing import PLUGIN_HELP, parser
+from nasb.cli.parsing import PLUGIN_HELP, load_plugins, parser
 from nasb.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,13 +20,10 @@ def export_command(arguments: Sequence[str]) -> None:
     )
     p.add_argument("target", help="run directory or model.safetensors")
     p.add_argument("-o", "--output", type=str, required=True, help="FILE.onnx")
-    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
+    p.add_argument("--plugin", action="append", default=[], help=PLUGIN_HELP)
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
-    if values.plugin is not None:
-        from nasb.plugin import load_plugin
-
-        load_plugin(values.plugin)
+    load_plugins(values.plugin)
     from nasb.deploy import check_path, export_model
     from nasb.model_file import load_model
 

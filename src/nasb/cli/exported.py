@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasb.cli.matching import check_images
-from nasb.cli.parsing import PLUGIN_HELP, parser
+from nasb.cli.parsing import PLUGIN_HELP, load_plugins, parser
 from nasb.engine import engine_errors, engine_module
 from nasb.errors import UserError, unknown_name
 
@@ -102,7 +102,7 @@ def bench_command(arguments: Sequence[str]) -> None:
     p.add_argument("--real-network", type=str, default=None, help="registered real network that the peers run")
     p.add_argument("--real-model", type=str, default=None, help="real-valued ONNX file for the peers onnxruntime*")
     p.add_argument("--threads", type=int, default=1, help="threads of every peer")
-    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
+    p.add_argument("--plugin", action="append", default=[], help=PLUGIN_HELP)
     p.add_argument("--rounds", type=int, default=30, help="rounds, each with a turn of every peer")
     p.add_argument("--kernel", type=str, default="", help='kernel of binary convolutions (nasb info); "": the best')
     p.add_argument("--json", action="store_true", help="print JSON")
@@ -113,10 +113,7 @@ def bench_command(arguments: Sequence[str]) -> None:
             raise UserError(unknown_name("peer", name, PEERS))
     if values.real_network is not None and not against:
         raise UserError("--real-network is for peers that run it; give --against")
-    if values.plugin is not None:
-        from nasb.plugin import load_plugin
-
-        load_plugin(values.plugin)
+    load_plugins(values.plugin)
     bench = engine_module("nasb_engine.bench")
     with engine_errors(), tempfile.TemporaryDirectory(prefix="nasb-bench-") as folder:
         others: Callable[[Any], Mapping[str, Callable[[], object]]] | None = None

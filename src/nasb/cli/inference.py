@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nasb.cli.exported import add_engine_options, evaluate_exported, is_exported, refuse_engine_options, run_engine
 from nasb.cli.matching import check_images
-from nasb.cli.parsing import PLUGIN_HELP, parser
+from nasb.cli.parsing import PLUGIN_HELP, load_plugins, parser
 from nasb.engine import engine_module
 from nasb.errors import UserError
 
@@ -33,10 +33,7 @@ def evaluate_command(arguments: Sequence[str]) -> int | None:
         engine_module("nasb_engine")  # said before any data are opened
         if values.folder is not None:
             return run_engine("evaluate", values, values.target, values.folder)
-    if values.plugin is not None:
-        from nasb.plugin import load_plugin
-
-        load_plugin(values.plugin)
+    load_plugins(values.plugin)
     seed = values.seed
     if Path(values.target).is_dir():
         own, seed = _data_of_run(values.target)
@@ -45,6 +42,8 @@ def evaluate_command(arguments: Sequence[str]) -> int | None:
             p.set_defaults({f"data.{key}": value for key, value in vars(own).items()})
             values = p.parse_args(list(arguments))
     elif not any(argument.startswith("--data") for argument in arguments):
+        if not Path(values.target).exists():
+            raise UserError(f"{values.target}: there is no such run directory or file")
         folder = "a FOLDER of images, or " if exported else ""
         raise UserError(
             f"{values.target}: a file does not tell which images to use; give {folder}--data.name (and --data.root)"
@@ -87,7 +86,7 @@ def _evaluate_parser() -> "Parser":
     p.add_argument("--part", type=str, default="test", help=", ".join(PARTS))
     p.add_argument("--network", type=str, default=None, help="registered real network whose weights the target holds")
     p.add_argument("--option", action="append", default=[], help="key=value: an option of --network; repeatable")
-    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
+    p.add_argument("--plugin", action="append", default=[], help=PLUGIN_HELP)
     p.add_argument("--seed", type=int, default=0, help="seed of the validation split, where no run directory tells it")
     add_engine_options(p, "batch", "threads", "kernel")
     p.add_argument("--json", action="store_true", help="print JSON")
@@ -182,7 +181,7 @@ def predict_command(arguments: Sequence[str]) -> int | None:
     p.add_argument("target", help="run directory, model.safetensors, or model.onnx (run by the engine)")
     p.add_argument("images", nargs="+", help="image files")
     p.add_argument("--top", type=int, default=3, help="how many classes to print for each image")
-    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
+    p.add_argument("--plugin", action="append", default=[], help=PLUGIN_HELP)
     add_engine_options(p, "threads", "kernel")
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
@@ -191,10 +190,7 @@ def predict_command(arguments: Sequence[str]) -> int | None:
     if is_exported(values.target):
         return run_engine("predict", values, values.target, *values.images, f"--top={values.top}")
     refuse_engine_options(values, f"{values.target} is none")
-    if values.plugin is not None:
-        from nasb.plugin import load_plugin
-
-        load_plugin(values.plugin)
+    load_plugins(values.plugin)
     import torch
 
     from nasb.data import load_image, preparing

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasb.cli.exported import add_engine_options, is_exported, refuse_engine_options, run_engine
-from nasb.cli.parsing import PLUGIN_HELP, parser
+from nasb.cli.parsing import PLUGIN_HELP, load_plugins, parser
 from nasb.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ def build_target(
     shape = None if input_size is None else parse_size(input_size)
     architecture = find_architecture(target)
     if architecture is None:
+        if Path(target.rpartition(":")[0]).is_file():
+            load_plugins([target])  # a factory that is named here
         made = dict(parse_option(option) for option in options)
         for key, instead in NO_OPTIONS.items():
             if key in made:
@@ -132,13 +134,13 @@ def summary_command(arguments: Sequence[str]) -> None:
     p.add_argument("--input-size", type=str, default=None, help="CHANNELSxHEIGHTxWIDTH; null: the network's own")
     p.add_argument("--num-classes", type=int, default=None, help="classes; null: the network's own")
     p.add_argument("--option", action="append", default=[], help="key=value, e.g. stem_stride=2 or bases=3; repeatable")
-    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
+    p.add_argument("--plugin", action="append", default=[], help=PLUGIN_HELP)
     p.add_argument(
         "--latency-table", type=str, default=None, help="predict milliseconds by it; null: the run directory's, if any"
     )
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
-    _load_plugin(values.plugin)
+    load_plugins(values.plugin)
     from nasb.cost import count, render
 
     network, shape = build_target(values.target, values.input_size, values.option, values.num_classes)
@@ -185,12 +187,12 @@ def plan_command(arguments: Sequence[str]) -> None:
     p.add_argument("--input-size", type=str, default=None, help="CHANNELSxHEIGHTxWIDTH; null: the host's own")
     p.add_argument("--option", action="append", default=[], help="key=value; repeatable")
     p.add_argument("--keep-real", action="append", default=[], help='what stays real, e.g. "layer4.*"; repeatable')
-    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
+    p.add_argument("--plugin", action="append", default=[], help=PLUGIN_HELP)
     p.add_argument("--json", action="store_true", help="print JSON")
     values = p.parse_args(list(arguments))
-    _load_plugin(values.plugin)
+    load_plugins(values.plugin)
     if ":" in values.host:
-        _load_plugin(values.host)
+        load_plugins([values.host])
     from nasb.networks import host_defaults, host_of, is_rival
     from nasb.networks.plan import plan_of
 
@@ -215,9 +217,9 @@ def draw_command(arguments: Sequence[str]) -> None:
     p.add_argument("target", help=TARGET_HELP)
     p.add_argument("-o", "--output", type=str, required=True, help="FILE.svg or FILE.png")
     p.add_argument("--cell", type=str, default=None, help="draw this cell alone, e.g. layer1.0.conv1")
-    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
+    p.add_argument("--plugin", action="append", default=[], help=PLUGIN_HELP)
     values = p.parse_args(list(arguments))
-    _load_plugin(values.plugin)
+    load_plugins(values.plugin)
     from nasb.cells.draw import draw_architecture
 
     architecture = find_architecture(values.target) or _registered_architecture(values.target)
@@ -330,10 +332,3 @@ def _engine_facts() -> "tuple[dict[str, Any] | str, str]":
         return str(error), str(error)
     machine: dict[str, Any] = info.machine()
     return machine, "\n  ".join(info.describe_machine(machine).splitlines())
-
-
-def _load_plugin(path: str | None) -> None:
-    if path is not None:
-        from nasb.plugin import load_plugin
-
-        load_plugin(path)

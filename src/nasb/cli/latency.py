@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasb.cli.inspection import parse_keep_real, parse_option, parse_size
-from nasb.cli.parsing import PLUGIN_HELP, parser
+from nasb.cli.parsing import PLUGIN_HELP, load_plugins, parser
 from nasb.engine import engine_errors, engine_module
 from nasb.errors import UserError, unknown_name
 
@@ -36,7 +36,7 @@ def latency_table_command(arguments: Sequence[str]) -> None:
     )
     p.add_argument("--keep-real", action="append", default=[], help="network.keep_real of the run; repeatable")
     p.add_argument("--operations", type=str, default=None, help="candidates, separated by commas; null: all")
-    p.add_argument("--plugin", type=str, default=None, help=PLUGIN_HELP)
+    p.add_argument("--plugin", action="append", default=[], help=PLUGIN_HELP)
     p.add_argument("--threads", type=int, default=1, help="threads of the engine; 0: as many as the process may use")
     p.add_argument("--repeats", type=int, default=100, help="rounds; each measures every operation once")
     p.add_argument("--kernel", type=str, default="", help='kernel of binary convolutions (nasb info); "": the best')
@@ -44,10 +44,7 @@ def latency_table_command(arguments: Sequence[str]) -> None:
     p.add_argument("-o", "--output", type=str, required=True, help="FILE.json")
     p.add_argument("--json", action="store_true", help="print the table as JSON")
     values = p.parse_args(list(arguments))
-    if values.plugin is not None:
-        from nasb.plugin import load_plugin
-
-        load_plugin(values.plugin)
+    load_plugins(values.plugin)
     if ":" in values.network:
         from nasb.networks import register_factory
 

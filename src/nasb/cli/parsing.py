@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from nasb.training.config import RunConfig
 
-PLUGIN_HELP = "Python file that registers your own networks, or a factory: file.py:function"
+PLUGIN_HELP = "Python file that registers your own networks, or a factory: file.py:function; repeatable"
 
 # How jsonargparse tells that a value is of another type, and our words for the types.
 WRONG_VALUE = re.compile(r'Parser key "(?P<key>[^"]+)":.*?(?:Got|Given) value: (?P<value>[^\n]*)$', re.DOTALL)
@@ -178,3 +178,11 @@ def _with_recipe_paths(arguments: list[str]) -> list[str]:
         elif argument.startswith("--config="):
             arguments[index] = f"--config={recipe_path(argument.split('=', 1)[1])}"
     return arguments
+
+
+def load_plugins(paths: Sequence[str]) -> None:
+    """Execute what --plugin names."""
+    from nasb.plugin import load_plugin
+
+    for path in paths:
+        load_plugin(path)

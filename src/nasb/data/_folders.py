@@ -1,6 +1,8 @@
 """Folders of images: root/<part>/<class>/..., listed and checked before any image is opened."""
 
 import os
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from nasb.files import is_text
 
 VALIDATION = ("val", "valid", "validation")
 """Names that a validation folder may have."""
+BESIDE = ("", ".txt", ".md", ".csv", ".json", ".xml", ".yaml", ".yml", ".html", ".db", ".ini")
+"""Endings of files that often lie beside images."""
 
 
 def image_folder(root: str, *, validation: tuple[str, ...], test: str) -> Source:
@@ -92,13 +96,25 @@ def _check_same_classes(folder: Path, class_names: tuple[str, ...]) -> None:
 def _list_images(folder: Path, class_names: tuple[str, ...]) -> FileImages:
     paths: list[str] = []
     counts_C = []
+    others: Counter[str] = Counter()
     for name in class_names:
-        found = _image_files(folder / name)
+        found = _image_files(folder / name, others)
         if not found:
             raise UserError(f'class "{name}" in "{folder}" has no images; add some, or remove the folder')
         paths += found
         counts_C.append(len(found))
+    if others:
+        endings = ", ".join(f"{ending} {count:,}" for ending, count in sorted(others.items(), key=_most)[:5])
+        warnings.warn(
+            f'left out {others.total():,} files in "{folder}", whose endings are those of no image that Pillow reads: '
+            f"{endings}",
+            stacklevel=4,
+        )
     return FileImages(paths, np.repeat(np.arange(len(class_names), dtype=np.int64), counts_C))
+
+
+def _most(entry: tuple[str, int]) -> tuple[int, str]:
+    return -entry[1], entry[0]
 
 
 def _leads_back(folder: Path) -> bool:
@@ -110,13 +126,21 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _image_files(folder: Path) -> list[str]:
-    """Return the paths of all images in a folder and the folders in it, in one order on every machine."""
+def _image_files(folder: Path, others: Counter[str]) -> list[str]:
+    """Return the paths of all images in a folder and the folders in it, in one order on every machine.
+
+    The endings of other files are counted into `others`, but for those that are known to lie beside images.
+    """
     endings = known_extensions()
     found = []
     for place, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(Path(place, name))]
         for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in endings:  # noqa: PTH122 - a million files
+            ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a million files
+            if name.startswith("."):
+                continue
+            if ending in endings:
                 found.append(f"{place}{os.sep}{name}")
+            elif ending not in BESIDE:
+                others[ending] += 1
     return sorted(found)

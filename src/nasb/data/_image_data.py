@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nasb.data._augmentation import CropResizeFlip, ShiftFlip
 from nasb.data._draws import draw_bits, shuffled
-from nasb.data._pools import Pool
+from nasb.data._pools import Pool, StreamPool
 from nasb.data._preprocessing import Preprocessing
 from nasb.data._sources import Integers
 from nasb.errors import UserError, unknown_name
@@ -41,6 +41,7 @@ class ImageData:
         augmentation: ShiftFlip | CropResizeFlip | None,
         batch_size: int,
         unreadable: int,
+        held_out: bool,
     ) -> None:
         self.name = name
         self.class_names = class_names
@@ -50,6 +51,7 @@ class ImageData:
         self._augmentation = augmentation
         self._batch_size = batch_size
         self._unreadable = unreadable
+        self._held_out = held_out
 
     @property
     def num_classes(self) -> int:
@@ -66,13 +68,26 @@ class ImageData:
         return len(self._numbers(part))
 
     def census(self) -> dict[str, Any]:
-        """Return what tells a run's images from others: class names, how many images of each train it and choose."""
+        """Return what tells a run's images from others: class names, how many images of each train it and choose.
+
+        "held_out" tells that those that choose are some of the training images.
+        """
         images = {
             part: np.bincount(self._pools[part].targets, minlength=self.num_classes).tolist()
             for part in ("train", "validation")
             if part in self._pools
         }
-        return {"classes": list(self.class_names), "images": images}
+        return {"classes": list(self.class_names), "images": images, "held_out": self._held_out}
+
+    def check_readable(self, part: str, most: int) -> None:
+        """Decode the images of a part once, if they are in files and not more than `most`.
+
+        Raises:
+            UserError: one cannot be read; the message names it.
+        """
+        pool = self._pools.get(part)
+        if isinstance(pool, StreamPool) and len(pool.targets) <= most:
+            pool.check()
 
     def steps_per_epoch(self, part: str) -> int:
         """Return the number of training batches of a part; for "validation" and "test", of evaluation batches."""

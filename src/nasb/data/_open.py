@@ -60,6 +60,7 @@ def open_data(config: DataConfig, *, seed: int, alpha_share: float = 0.5) -> Ima
         augmentation=augmentation,
         batch_size=config.batch_size,
         unreadable=unreadable,
+        held_out="validation" not in source.parts,
     )
 
 

@@ -20,6 +20,9 @@ from nasb.data._sources import ArrayImages, FileImages, Integers, Pixels
 from nasb.data._workers import in_order
 from nasb.errors import UserError
 
+_PIECE = 256
+"""Images of a piece of work."""
+
 
 class OtherSizeError(Exception):
     """An image is not of the size that all were taken to have."""
@@ -105,6 +108,16 @@ class StreamPool:
         self._preprocessing = preprocessing
         self._workers = workers
 
+    def check(self) -> None:
+        """Decode every image once.
+
+        Raises:
+            UserError: one cannot be read; the message names it.
+        """
+        pieces = -(-len(self._paths) // _PIECE)
+        for _ in in_order(_Decode(self._paths), pieces, self._workers):
+            pass
+
     def describe(self) -> str:
         """Say in a few words where the images are."""
         by = f"{self._workers} worker processes" if self._workers else "the main process"
@@ -148,11 +161,23 @@ class _BatchReader:
         return torch.from_numpy(pixels_NCHW)
 
 
+@dataclass(frozen=True)
+class _Decode:
+    """Pieces of files, read for nothing but to see whether they can be."""
+
+    paths: Sequence[Place]
+
+    def __call__(self, piece: int) -> Tensor:
+        for path in self.paths[piece * _PIECE : (piece + 1) * _PIECE]:
+            _read(path)
+        return torch.empty(0)
+
+
 def _read(path: Place) -> Image.Image:
     try:
         return load_image(path)
     except UserError as error:
-        raise UserError(f"{error}, or set data.unreadable to skip") from error
+        raise UserError(f"{error}; --data.unreadable skip leaves such images out") from error
 
 
 def _empty(count: int, preprocessing: Preprocessing) -> Pixels:

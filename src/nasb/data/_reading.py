@@ -77,7 +77,9 @@ def load_image(path: Place) -> Image.Image:
     except FileNotFoundError as error:
         raise UserError(f'image "{_name(path)}" does not exist') from error
     except UnidentifiedImageError as error:
-        raise UserError(f'image "{_name(path)}" cannot be read: not an image that Pillow decodes') from error
+        raise UserError(
+            f'image "{_name(path)}" cannot be read: not an image that Pillow decodes; replace or remove it'
+        ) from error
     except _DAMAGED as error:
         raise UserError(f'image "{_name(path)}" cannot be read: {_reason(error)}; replace or remove it') from error
 

@@ -35,7 +35,8 @@ class DataConfig:
     """Keep decoded images in memory; by default small ones (every file of exactly image_size <= 96) up to 1 GB in all.
     True keeps larger ones as well, at image_size, and varies them by shifts and flips, not by random resized crops."""
     unreadable: str = "error"
-    """An image that cannot be read: "error" stops; "skip" leaves it out, and first decodes every image once."""
+    """An image that cannot be read: "error" stops, before a run begins if it is a validation or test image (of up to
+    20,000 each); "skip" leaves it out, and first decodes every image once."""
     download: bool = False
     """Fetch cifar10, cifar100 or fashion-mnist into root where it is missing."""
     mean: tuple[float, ...] | None = None

@@ -34,7 +34,7 @@ TOLERANCE = 1e-4
 
 
 class _Tracer(torch.fx.Tracer):
-    def __init__(self, keep_real: tuple[str, ...]) -> None:
+    def __init__(self, keep_real: tuple[str, ...] = ()) -> None:  # without: torch.load of a whole network
         super().__init__()
         self.keep_real = keep_real
 

@@ -251,6 +251,7 @@ MAY_CHANGE = (
     "data.root",
     "data.workers",
     "data.download",
+    "data.unreadable",  # whether the images are the same is seen by the images
 )
 """Keys that a resumed run may have otherwise than the run that was begun."""
 

@@ -42,6 +42,9 @@ from nasb.training.train_stage import TrainStage
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+MOST_CHECKED = 20_000
+"""Images of a part that are decoded before a run begins: some seconds to a minute."""
+
 
 class Pipeline:
     """A run: its data, its directory, and its stages in order.
@@ -71,6 +74,10 @@ class Pipeline:
         for part in ("train", *(("weights", "alpha") if config.architecture == "search" else ())):
             self.data.check_shared(part, self.fabric.world_size)
         self.networks = RunNetworks(config, self.data, Path(out))
+        if config.data.unreadable == "error" and not (Path(out) / "config.yaml").exists():
+            # Read first when a network has been trained, one that cannot be would come late.
+            for part in ("validation", *(("test",) if config.evaluate_test else ())):
+                self.data.check_readable(part, MOST_CHECKED)
         writes = self.fabric.is_global_zero
         self.run = RunDirectory(out, config, writes=writes, images=self.data.census())
         try:

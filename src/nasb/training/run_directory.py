@@ -22,6 +22,7 @@ import json
 import os
 import platform
 import sys
+import warnings
 import weakref
 from importlib.metadata import version
 from pathlib import Path
@@ -151,11 +152,11 @@ class RunDirectory:
             begun = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             raise UserError(f"{path}: is damaged; it should hold the classes and the number of their images") from None
-        if begun != images:
-            raise UserError(
-                f"{self.path}: was begun with other images ({_told(begun)}; now {_told(images)}). Give those to go on, "
-                "or another directory to --out"
-            )
+        others = f"{self.path}: was begun with other images ({_told(begun)}; now {_told(images)})"
+        if not _trains_alike(begun, images):
+            raise UserError(f"{others}. Give those to go on, or another directory to --out")
+        if begun["images"] != images["images"]:
+            warnings.warn(f"{others}; it goes on, and chooses by those that are there now", stacklevel=2)
 
     def _drop_half_written(self) -> None:
         """Delete checkpoints and weights that a kill left half written; the lock says that nobody else writes here."""
@@ -263,6 +264,16 @@ class RunDirectory:
 
             self._writer = SummaryWriter(str(self.path / "tensorboard"))
         return self._writer
+
+
+def _trains_alike(begun: Any, now: dict[str, Any]) -> bool:
+    """Whether two censuses tell of the same training images; other validation images may be some that trained."""
+    try:
+        same = begun["classes"] == now["classes"] and begun["images"]["train"] == now["images"]["train"]
+        apart = begun.get("held_out") is now.get("held_out") is False
+        return bool(same) and (apart or begun["images"] == now["images"])
+    except (KeyError, TypeError):
+        return False
 
 
 def _told(images: Any) -> str:

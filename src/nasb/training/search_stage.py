@@ -92,6 +92,7 @@ class SearchStage(Stage):
         network.to(memory_format=torch.channels_last)
         fabric.to_device(network)
         begin_equal(network, fabric)
+        self.told: str | None = None  # the last epoch's warning
         self.searcher = Searcher(network, backbone_ops, config, table, backbone_bits=backbone_bits)
         fused = True if fabric.device.type == "cpu" else None  # elsewhere torch chooses
         self.optimizer = torch.optim.AdamW(
@@ -244,7 +245,8 @@ class SearchStage(Stage):
                     f"{self.name}: {says}. Nothing is derived from such weights; begin in another directory"
                 )
             return metrics, says
-        return metrics, report.warning if epoch >= self.config.warmup_epochs else None
+        self.told = report.warning if epoch >= self.config.warmup_epochs else None
+        return metrics, self.told
 
     def derive(self, folder: Path | None = None, race: Race | None = None) -> Cells:
         """Let the strategy finish; return the best of several derived architectures.
@@ -275,7 +277,7 @@ class SearchStage(Stage):
         if judged:
             searcher.settle(found[best])
         warning = searcher.collapse_of(found[best])
-        if warning is not None:
+        if warning is not None and warning != self.told:
             self.fabric.print(f"warning: {warning}", file=sys.stderr)
         return found[best]
 
