@@ -5,6 +5,7 @@ preprocessing of images and the class names.
 """
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +46,15 @@ def save_model(
     phase: dict[str, str],
 ) -> None:
     """Write a model file atomically."""
+    from nasb.networks.plan import host_of_network
+
     values = {
         "version": VERSION,
         "architecture": architecture.to_dict(),
         "phase": phase,
         "preprocessing": preprocessing.to_dict(),
         "class_names": list(class_names),
+        "host": host_of_network(network),
     }
     save_safetensors(path, network.state_dict(), {"nasb": json.dumps(values)})
 
@@ -68,6 +72,7 @@ def load_model(path: str | Path, *, host: "nn.Module | None" = None) -> Model:
     """
     from nasb.binary import set_phase
     from nasb.data import Preprocessing
+    from nasb.networks.plan import host_of_network
 
     path = Path(path)
     if path.is_dir():
@@ -85,6 +90,7 @@ def load_model(path: str | Path, *, host: "nn.Module | None" = None) -> Model:
         architecture = Architecture.from_dict(values["architecture"], f"{path}: architecture")
         preprocessing = _with_file(path, lambda: Preprocessing.from_dict(values["preprocessing"]))
         class_names = tuple(str(name) for name in values["class_names"])
+        trained_host = values.get("host")
         phase = {"weights": str(values["phase"]["weights"]), "activations": str(values["phase"]["activations"])}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: its metadata is damaged: {error!r}") from None
@@ -92,6 +98,13 @@ def load_model(path: str | Path, *, host: "nn.Module | None" = None) -> Model:
         raise UserError(f"{path}: names {len(class_names)} classes, its architecture has {architecture.num_classes}")
     network = _with_file(path, lambda: architecture.build(host))
     _with_file(path, lambda: set_phase(network, **phase))
+    now = host_of_network(network)
+    if trained_host is not None and now is not None and trained_host != now:
+        warnings.warn(
+            f"{path}: {architecture.host} computes something else than when this network was trained: its code has "
+            "changed, or how this version of torch traces it. Accuracy may not be what it was",
+            stacklevel=2,
+        )
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

@@ -32,7 +32,7 @@ from nasb.errors import UserError
 from nasb.networks import analysis
 from nasb.networks.analysis import Residual, Unit
 from nasb.networks.known import matches, place_of
-from nasb.networks.plan import Plan
+from nasb.networks.plan import Plan, fingerprint
 from nasb.networks.roles import (
     ADAPT,
     ADDITION,
@@ -92,9 +92,10 @@ def convert(
     conversion = _Conversion(_copied(host), input_shape, config, tuple(keep_real))
     if cells is not None:
         conversion.check_names(cells)
+    host_of = fingerprint(conversion.traced)
     conversion.rewrite(edges)
     network = conversion.traced.train(host.training)
-    network.meta["plan"] = conversion.plan
+    network.meta["plan"], network.meta["host"] = conversion.plan, host_of
     if check:
         _refuse_one_sided(network, input_shape)
     return network

@@ -1,5 +1,6 @@
 """The plan of a conversion: what became of every convolution of the host, and why."""
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -39,6 +40,27 @@ class Plan:
         return "\n".join(
             "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table
         )
+
+
+def fingerprint(traced: "GraphModule") -> str:
+    """Return a short text that tells what a traced host computes from what another one does, weights apart."""
+    from torch.fx.node import map_arg
+
+    numbers = {node: number for number, node in enumerate(traced.graph.nodes)}
+    lines = []
+    for node in traced.graph.nodes:
+        what = str(getattr(node.target, "__name__", node.target))
+        if node.op == "call_module":
+            layer = traced.get_submodule(node.target)
+            what = f"{type(layer).__name__}({layer.extra_repr()})"
+        lines.append(f"{node.op} {what} {map_arg((node.args, node.kwargs), lambda n: f'%{numbers[n]}')}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def host_of_network(network: "nn.Module") -> str | None:
+    """Return the fingerprint of the host of a converted network; None of a network that was not converted."""
+    found: str | None = getattr(network, "meta", {}).get("host")
+    return found
 
 
 def plan_of(network: "nn.Module") -> Plan:
