@@ -1,6 +1,7 @@
 """What the stages promise besides resuming: order, modes, outputs, what a run is given and keeps."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,11 @@ def test_stages_alone_in_order(tiny: Path, tmp_path: Path, capsys: pytest.Captur
     assert run("finetune", "--config", tiny, "--out", out) == 2
     assert "is no run directory, and finetune needs search" in capsys.readouterr().err
     assert run("search", "--config", tiny, "--out", out) == 0
+    cells = json.loads((out / "architecture.json").read_text())["cells"]
+    edges = sum(len(cell["edges"]) for cell in cells.values())
+    found = capsys.readouterr().out.splitlines()[-1]
+    assert found.startswith(f"{out / 'architecture.json'}: {edges} operations in {len(cells)} cells, ")
+    assert re.search(r" OPs \(1\.\d{3} of the backbone\), .* kB\. Go on with nasb run, or nasb pretrain", found)
     assert run("finetune", "--out", out) == 2
     assert "finetune needs pretrain, which has not been finished" in capsys.readouterr().err
     assert run("pretrain", "--out", out) == 0

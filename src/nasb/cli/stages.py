@@ -61,6 +61,8 @@ def _run(command: str, description: str, arguments: Sequence[str], stage: str | 
             from nasb.cells.draw import draw_architecture
 
             draw_architecture(pipeline.architecture(), out / "architecture.svg")
+        if stage == "search" and first:
+            print(pipeline.describe_architecture())
         if stage in ("finetune", None):
             summary = pipeline.summarize()
             if first:

@@ -363,6 +363,26 @@ class Pipeline:
             write_text(self.run / "summary.json", json.dumps(summary, indent=1) + "\n")
         return summary
 
+    def describe_architecture(self) -> str:
+        """Return in one line what the search found, and how to go on.
+
+        Raises:
+            UserError: the run has no finished search.
+        """
+        architecture, shape = self.architecture(), self.data.input_shape
+        network = architecture.build(self.networks.host())
+        cost, backbone = count(network, shape), count(self.networks.backbone(architecture.cell), shape)
+        numbers = cost_summary(cost, backbone)
+        predicted = self._latency_summary(architecture, network)
+        latency = f"; {predicted['predicted_ms']:.4g} ms predicted" if predicted else ""
+        edges = sum(len(edges) for edges in architecture.cells.values())
+        front = "; front.csv has what else was found" if (self.run / "front.csv").exists() else ""
+        return (
+            f"{self.run / 'architecture.json'}: {edges:,} operations in {len(architecture.cells):,} cells, "
+            f"{cost.ops:.4g} OPs ({numbers['ops_ratio']:.3f} of the backbone), {cost.memory_bits / 8000:.4g} kB"
+            f"{latency}{front}. Go on with nasb run, or nasb pretrain and nasb finetune, and the same options"
+        )
+
     def _latency_summary(self, architecture: Architecture, network: nn.Module) -> dict[str, Any]:
         """Return the predicted milliseconds and the device that they are for; nothing without a latency table."""
         if self.networks.table is None:
