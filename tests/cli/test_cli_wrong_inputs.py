@@ -183,6 +183,18 @@ def test_an_unknown_name_lists_the_closest(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("mobilenet_v2", 'unknown network "mobilenet_v2"; there is torchvision/mobilenet_v2'),
+        ("bireal_densenet121", 'unknown network "bireal_densenet121"; there is bireal_torchvision/densenet121'),
+        ("my_cnn.py", "my_cnn.py: is a file; name the function in it that makes the network: my_cnn.py:FUNCTION"),
+    ],
+)
+def test_a_name_that_is_nearly_one(refused: Refused, name: str, says: str) -> None:
+    assert refused("summary", name, says=()) == f"nasb: {says}"
+
+
 @pytest.mark.parametrize("kind", ["networks", "operations", "strategies", "datasets", "recipes"])
 def test_a_list_of_nothing(refused: Refused, command: Command, kind: str) -> None:
     refused("list", kind, "torchvision*", says=(f'no {kind} match "torchvision*"',))

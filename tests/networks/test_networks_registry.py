@@ -88,7 +88,7 @@ def test_options_reach_host_and_cells():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet200", {}, r'unknown network "resnet200"; known: .*closest: .*resnet20'),
+        ("resnet2000", {}, r'unknown network "resnet2000"; known: .*closest: .*resnet20'),
         ("nasb_resnet19", {}, "closest: nasb_resnet18"),
         ("bireal_", {}, 'unknown network "bireal_"'),
         ("resnet20", {"widht": 4}, r'resnet20: unknown option "widht"; known: .*\(closest: width\)'),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 IMAGES, CLASSES = (3, 224, 224), 1000
-TORCHVISION, TIMM = "torchvision/", "timm/"
+TORCHVISION, TIMM = FAMILIES = "torchvision/", "timm/"
 WEIGHTS = ("weights", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path")
 
 

@@ -147,7 +147,7 @@ def find_host(name: str) -> Host:
 
 
 def _split(name: str) -> tuple[str, str]:
-    from nasb.networks.families import is_factory, is_of_family
+    from nasb.networks.families import FAMILIES, family_names, is_factory, is_of_family
 
     _register_own_hosts()
     for prefix in (HAND_MADE, SEARCHED):
@@ -156,6 +156,12 @@ def _split(name: str) -> tuple[str, str]:
             return prefix, host
     if name in HOSTS or is_of_family(name) or is_factory(name):
         return "", name
+    if name.endswith(".py"):
+        raise UserError(f"{name}: is a file; name the function in it that makes the network: {name}:FUNCTION")
+    prefix = next((prefix for prefix in (HAND_MADE, SEARCHED) if name.startswith(prefix)), "")
+    for family in FAMILIES:
+        if (model := family + name.removeprefix(prefix)) in family_names(model):
+            raise UserError(f'unknown network "{name}"; there is {prefix}{model}')
     raise UserError(unknown_name("network", name, list_networks()))
 
 
