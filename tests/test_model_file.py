@@ -52,3 +52,28 @@ def test_weights_do_not_change_what_a_host_is() -> None:
     first, second = (host_of_network(nasb.convert(Pooled(), SHAPE)) for _ in range(2))
     assert first == second is not None
     assert host_of_network(nasb.create_network("reactnet_resnet20")) is None
+
+
+class Odd(nn.Identity):
+    """Shows where something lies in memory, as layers that were given a function do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.where = object()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2
+
+    def extra_repr(self) -> str:
+        return repr(self.where)
+
+
+def test_where_something_lies_in_memory_does_not_change_what_a_host_is() -> None:
+    def fingerprint(odd: nn.Module) -> str | None:
+        layers = [nn.Conv2d(3, 8, 3), odd, nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)]
+        return host_of_network(nasb.convert(nn.Sequential(*layers), SHAPE, keep_real=["1"]))
+
+    first, second = Odd(), Odd()
+    assert first.extra_repr() != second.extra_repr()
+    assert fingerprint(first) == fingerprint(second) is not None
+    assert fingerprint(first) != fingerprint(nn.GroupNorm(2, 8))

@@ -98,6 +98,22 @@ LISTS = {
 }
 
 
+def test_a_warning_is_one_line_without_a_place_in_the_code(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "train" / name / "1.png")
+        (tmp_path / "train" / name / "2.heic").write_text("x")
+    # Refused once the images have been listed: none are left to judge architectures by.
+    words = ["run", "--config", "folder", "--data.root", tmp_path, "--search.alpha_share", "0.01"]
+    words += ["--out", tmp_path / "run"]
+    run = subprocess.run([sys.executable, "-m", "nasb", *words], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[0] == (
+        f'warning: left out 2 files in "{tmp_path}/train", whose endings are those of no image that Pillow reads: '
+        ".heic 2"
+    )
+
+
 def test_what_can_be_listed(command: Command) -> None:
     kinds = json.loads(command("list", "--json").out)
     assert sorted(kinds) == sorted(LISTS)

@@ -5,6 +5,7 @@ Imports stay light: torch is imported by the command that needs it, after OpenMP
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from nasb.errors import UserError
@@ -35,10 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    formatted = warnings.formatwarning
+    warnings.formatwarning = _warning
     try:
         try:
             return _run(arguments)
         finally:
+            warnings.formatwarning = formatted
             sys.stdout.flush()
     except UserError as error:
         _tell(_one_line(str(error)), type(error).__name__)
@@ -61,6 +65,14 @@ def _run(arguments: list[str]) -> int:
         print(f"nasb {version('nasb')}")
         return 0
     return _find(arguments[0])(arguments[1:]) or 0
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return a warning for the user as one line; others keep their place in the code."""
+    place = "" if category is UserWarning else f"{filename}:{lineno}: {category.__name__}: "
+    return f"warning: {place}{_one_line(str(message))}\n"
 
 
 def _tell(message: str, kind: str) -> None:
